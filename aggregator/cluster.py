@@ -1,0 +1,113 @@
+"""Ray as the control plane: one embedded in this machine, or a cluster that exists.
+
+The server's main process starts Ray and the shard actors and owns both: they end
+with it. Its HTTP workers join by address and find the actors by name.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from aggregator.actor import Description, ShardActor
+from aggregator.link import node_id
+from aggregator.shard import ShardSettings
+
+#: Shards keep their state themselves; Ray's object store holds next to nothing.
+OBJECT_STORE_BYTES = 100 << 20
+#: At most this long for a shard's last snapshot when the server stops.
+CLOSE_TIMEOUT_S = 7.0
+
+class Membership(msgspec.Struct, frozen=True):
+    """What a process needs to join: Ray's address, the actors' namespace and number."""
+
+    address: str
+    namespace: str
+    shards: int
+
+
+class Cluster:
+    """The main process' hold on Ray and the shards."""
+
+    def __init__(self, address: str | None, namespace: str) -> None:
+        """Starts Ray here, or joins the cluster at `address`. See `environment` for what precedes."""
+        self._runtime_folder = Path(tempfile.mkdtemp(prefix="playhead-"))
+        self._actors: list[Any] = []
+        self._namespace = namespace
+        _init(
+            address=address or "local",
+            namespace=namespace,
+            **({} if address else self._local_options()),
+        )
+
+    def _local_options(self) -> dict[str, Any]:
+        return {
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": str(self._runtime_folder),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+
+    def start_shards(self, shards: Sequence[ShardSettings]) -> list[Description]:
+        """Places an actor a shard on this node, where the data is; returns when all have recovered.
+
+        A shard whose data cannot be trusted is there and says so.
+        """
+        options = {
+            "namespace": self._namespace,
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "max_concurrency": 1000,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id(), soft=False),
+        }
+        actor_class = ray.remote(ShardActor)
+        level = logging.getLogger().getEffectiveLevel()
+        self._actors = [
+            actor_class.options(name=actor_name(shard.number), **options).remote(
+                shard, str(self._runtime_folder), level
+            )
+            for shard in shards
+        ]
+        encoded = ray.get([actor.describe.remote() for actor in self._actors])
+        return [msgspec.msgpack.decode(one, type=Description) for one in encoded]
+
+    def membership(self) -> Membership:
+        address = ray.get_runtime_context().gcs_address
+        return Membership(address, self._namespace, len(self._actors))
+
+    def stop(self) -> None:
+        """Closes the shards, each with a last snapshot, and Ray if it was started here."""
+        closing = [actor.close.remote() for actor in self._actors]
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
+        for actor in self._actors:
+            ray.kill(actor)
+        ray.shutdown()
+        shutil.rmtree(self._runtime_folder, ignore_errors=True)
+
+
+def join(membership: Membership) -> list[Any]:
+    """Joins the cluster from another process and returns the shards' actors, by number."""
+    _init(address=membership.address, namespace=membership.namespace)
+    return [
+        ray.get_actor(actor_name(shard), membership.namespace)
+        for shard in range(membership.shards)
+    ]
+
+
+def leave() -> None:
+    ray.shutdown()
+
+
+def actor_name(shard: int) -> str:
+    return f"shard-{shard:04}"
+
+
+def _init(**options: Any) -> None:
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

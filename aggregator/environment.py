@@ -1,0 +1,33 @@
+"""Ray's settings, which it reads from the environment when it is imported.
+
+So this runs before anything imports Ray, and all of Ray's processes inherit it.
+What the user has set is kept.
+"""
+
+import os
+import secrets
+
+_ALWAYS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_open_telemetry": "0",
+}
+_EMBEDDED = {
+    "RAY_AUTH_MODE": "token",
+    # Names another purpose, but is what keeps all of Ray on the loopback interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 lets HTTP starve the shards
+    "RAY_task_events_report_interval_ms": "0",  # no record of each call
+    # A node that hangs is found within seconds instead of a minute.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+def prepare(embedded: bool) -> None:
+    """For a Ray of our own (`embedded`), or for joining one that has settings of its own."""
+    settings = _ALWAYS | (_EMBEDDED if embedded else {})
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    if embedded:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,51 @@
+"""The settings of watch time, and the arithmetic that all its forms share."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+#: How long after its last event a stream still counts as being watched.
+WATCHING_NOW_MS = 60_000
+#: Below this share of the movie, resuming starts over.
+RESUME_RATIO = 0.05
+#: A movie is complete this close to its end, whatever its length.
+COMPLETE_TAIL_MS = 1_000
+#: The width of a retention bucket.
+BUCKET_MS = 10_000
+HOUR_MS = 3_600_000
+
+#: Ratios are compared in millionths, in integers.
+PARTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the totals of a data directory are made with."""
+
+    max_gap_ms: int = 60_000
+    idle_ms: int = 1_800_000
+    complete_ratio: float = 0.9
+    credit: Literal["position", "duration"] = "position"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def complete_parts(self) -> int:
+        """`complete_ratio` in millionths, so that comparing it stays in integers."""
+        return round(self.complete_ratio * PARTS)
+
+    def is_complete(self, at_ms: int, duration_ms: int) -> bool:
+        """Whether `at_ms` is at or past the end, as far as completion goes."""
+        return (
+            at_ms * PARTS >= self.complete_parts * duration_ms
+            or duration_ms - at_ms <= COMPLETE_TAIL_MS
+        )
+
+    def resume_ms(self, latest_ms: int, duration_ms: int) -> int:
+        """Where to go on; `duration_ms` is 0 when it is unknown."""
+        if duration_ms and (
+            latest_ms * PARTS < round(RESUME_RATIO * PARTS) * duration_ms
+            or self.is_complete(latest_ms, duration_ms)
+        ):
+            return 0
+        return latest_ms

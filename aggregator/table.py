@@ -1,0 +1,68 @@
+"""Growing columns of equal length: a row a thing, a numpy array a property."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import DTypeLike, NDArray
+
+#: Growing by half keeps unused space under a third.
+_GROWTH = 1.5
+_ROWS_MIN = 64
+
+Column = NDArray[Any]
+
+
+class Table:
+    """Named columns. `table["name"]` is a view of the rows in use, and can be written to."""
+
+    def __init__(self, columns: Mapping[str, DTypeLike], absent: Mapping[str, int]) -> None:
+        """`absent` gives the value of a new row where it is not 0."""
+        self._absent = dict(absent)
+        self._columns: dict[str, Column] = {
+            name: np.empty(0, dtype) for name, dtype in columns.items()
+        }
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, column: str) -> Column:
+        return self._columns[column][: self._count]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(column.nbytes for column in self._columns.values())
+
+    def add(self, rows: int, **values: Any) -> NDArray[np.int64]:
+        """Appends `rows` rows, with `values` in their columns; returns their numbers."""
+        start = self._count
+        self._reserve(start + rows)
+        self._count += rows
+        for name, column in self._columns.items():
+            column[start : self._count] = values.get(name, self._absent.get(name, 0))
+        return np.arange(start, self._count)
+
+    def _reserve(self, rows: int) -> None:
+        for name, column in self._columns.items():
+            if rows > len(column):
+                capacity = max(rows, int(len(column) * _GROWTH), _ROWS_MIN)
+                grown = np.empty(capacity, column.dtype)
+                grown[: self._count] = column[: self._count]
+                self._columns[name] = grown
+
+    def to_arrow(self) -> pa.Table:
+        """A copy that later changes do not reach."""
+        return pa.table({name: pa.array(self[name].copy()) for name in self._columns})
+
+    def load_arrow(self, stored: pa.Table) -> None:
+        """Fills an empty table; columns that `stored` lacks get the value of new rows."""
+        self.add(
+            stored.num_rows,
+            **{
+                name: stored[name].to_numpy()
+                for name in self._columns
+                if name in stored.column_names
+            },
+        )

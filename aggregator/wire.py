@@ -1,0 +1,127 @@
+"""Frames over a Unix socket, for callers on the shard's own node.
+
+Each message is its length (u32), a call number (u32) and a body, little-endian;
+a reply carries the number of its call. Calls may overlap. The socket is
+reachable by its owner alone.
+"""
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import cast
+
+#: Above any frame the limits admit; more means that the bytes are not ours.
+MESSAGE_BYTES_MAX = 1 << 30
+
+_HEADER = struct.Struct("<II")
+
+Handler = Callable[[bytes], Awaitable[bytes]]
+
+
+class ConnectionLostError(ConnectionError):
+    """The other side went away; a call under way may have been carried out."""
+
+
+class _Messages(asyncio.Protocol):
+    """Cuts the stream into messages."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        start = 0
+        while len(received) - start >= _HEADER.size:
+            length, call = _HEADER.unpack_from(received, start)
+            if length > MESSAGE_BYTES_MAX:
+                self.close()
+                return
+            end = start + _HEADER.size + length
+            if len(received) < end:
+                break
+            self.message_received(call, bytes(memoryview(received)[start + _HEADER.size : end]))
+            start = end
+        del received[:start]
+
+    def message_received(self, call: int, body: bytes) -> None:
+        raise NotImplementedError
+
+    def send(self, call: int, body: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(_HEADER.pack(len(body), call) + body)
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+
+class _Served(_Messages):
+    """The shard's end of a connection."""
+
+    def __init__(self, handle: Handler) -> None:
+        super().__init__()
+        self._handle = handle
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def message_received(self, call: int, body: bytes) -> None:
+        task = asyncio.ensure_future(self._reply(call, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reply(self, call: int, body: bytes) -> None:
+        self.send(call, await self._handle(body))
+
+
+class Connection(_Messages):
+    """The caller's end: `await connection.call(frame)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._next_call = 0
+        self._lost = False
+
+    async def call(self, frame: bytes) -> bytes:
+        """The reply; raises `ConnectionLostError`."""
+        if self._lost:
+            raise ConnectionLostError("the shard's socket is closed")
+        number = self._next_call = (self._next_call + 1) & 0xFFFFFFFF
+        reply = self._calls[number] = asyncio.get_running_loop().create_future()
+        self.send(number, frame)
+        try:
+            return await reply
+        finally:
+            del self._calls[number]
+
+    def message_received(self, call: int, body: bytes) -> None:
+        reply = self._calls.get(call)
+        if reply is not None and not reply.done():
+            reply.set_result(body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        for reply in self._calls.values():
+            if not reply.done():
+                reply.set_exception(ConnectionLostError("the shard's socket closed"))
+
+
+async def serve(path: Path, handle: Handler) -> asyncio.AbstractServer:
+    """Listens on `path`, whose folder only the owner may enter."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    server = await asyncio.get_running_loop().create_unix_server(
+        lambda: _Served(handle), str(path)
+    )
+    path.chmod(0o600)
+    return server
+
+
+async def connect(path: str) -> Connection:
+    _, connection = await asyncio.get_running_loop().create_unix_connection(Connection, path)
+    return connection

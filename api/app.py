@@ -1,0 +1,54 @@
+"""The Sanic application of one worker."""
+
+from typing import Any
+
+from sanic import Sanic
+
+from api import documentation, events, operating, queries, watching
+from api.problems import ProblemHandler
+from api.schema import (
+    EventsAnswer,
+    MovieAnswer,
+    MoviesAnswer,
+    PositionAnswer,
+    ProgressAnswer,
+    StatsAnswer,
+    UserAnswer,
+)
+from api.settings import Settings
+
+#: How long requests under way may go on when the server stops.
+GRACE_S = 3.0
+
+
+def create_app(settings: Settings) -> Sanic[Any, Any]:
+    """An application without a router yet: `app.ctx.router` is set when its loop runs."""
+    app: Sanic[Any, Any] = Sanic("playhead", error_handler=ProblemHandler(), configure_logging=False)
+    app.config.update(
+        REQUEST_MAX_SIZE=settings.body_bytes_max,
+        REQUEST_TIMEOUT=settings.request_timeout_s,
+        # A shard that is away is tried for shard_timeout_s, and that answer must get out.
+        RESPONSE_TIMEOUT=settings.shard_timeout_s + 10,
+        GRACEFUL_SHUTDOWN_TIMEOUT=GRACE_S,
+        ACCESS_LOG=False,
+        MOTD=False,
+        AUTO_EXTEND=False,
+        FALLBACK_ERROR_FORMAT="json",
+    )
+    app.ctx.settings = settings
+    for module in (events, queries, watching, operating):
+        app.blueprint(module.blueprint)
+    documentation.install(
+        app,
+        (
+            EventsAnswer,
+            MovieAnswer,
+            MoviesAnswer,
+            PositionAnswer,
+            ProgressAnswer,
+            StatsAnswer,
+            UserAnswer,
+            watching.Watching,
+        ),
+    )
+    return app

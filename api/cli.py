@@ -1,0 +1,45 @@
+"""The command line: `playhead serve`, and what else there is to run."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from aggregator import environment
+from api import __version__
+from api.logs import configure
+from api.settings import Settings
+from persistence.errors import PersistenceError
+
+app = App(
+    name="playhead",
+    version=__version__,
+    help="Watch time and resume points from player heartbeats.",
+)
+
+
+@app.command
+def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -> None:
+    """Start the server and run until Ctrl-C or SIGTERM.
+
+    Every flag is also a variable: --data-dir is PLAYHEAD_DATA_DIR.
+    """
+    settings = settings or Settings()
+    configure(settings.log_level)
+    environment.prepare(embedded=settings.ray_address is None)
+    # Ray reads the environment when it is imported.
+    from api import server
+
+    try:
+        server.serve(settings)
+    except (PersistenceError, server.StartError) as error:
+        sys.exit(f"playhead: {error}")
+
+
+def main() -> None:
+    try:
+        app()
+    except ValidationError as error:
+        flaws = "; ".join(f"PLAYHEAD_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        sys.exit(f"playhead: {flaws}")

@@ -1,0 +1,16 @@
+"""What a worker's requests share, typed."""
+
+from typing import cast
+
+from sanic import Request
+
+from aggregator.router import Router
+from api.settings import Settings
+
+
+def router(request: Request) -> Router:
+    return cast(Router, request.app.ctx.router)
+
+
+def settings(request: Request) -> Settings:
+    return cast(Settings, request.app.ctx.settings)

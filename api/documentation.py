@@ -1,0 +1,184 @@
+"""OpenAPI: each handler says what it takes and answers, and /docs shows it, offline.
+
+Schemas come from the structs that answers are encoded from, so they cannot
+differ from what is sent. The page is Swagger UI, from a package, not a network.
+"""
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from sanic import Blueprint, HTTPResponse, Request, Sanic
+from sanic.response import html
+from sanic_ext import Extend, openapi
+from sanic_ext.extensions.openapi.builders import SpecificationBuilder
+from sanic_ext.extensions.openapi.definitions import Parameter, RequestBody, Response
+from sanic_ext.extensions.openapi.extension import OpenAPIExtension
+from swagger_ui_bundle import swagger_ui_path
+
+from aggregator.event import Event
+from api import __version__
+from api.problems import CONTENT_TYPE, Problem
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+_EVENT = {"user": "username", "slug": "show_slug", "at": 4500}
+_ABOUT_EVENTS = """One event a heartbeat: `user` watches `slug` and is `at` this second of it. `session`
+names one playback on one device, `id` makes a resend safe, `ts` (Unix ms) says when it happened if
+not now, `duration` is the movie's length in seconds. Unknown fields are ignored."""
+
+EVENTS_BODY = {
+    "application/json": {
+        "schema": {
+            "oneOf": [
+                {"$ref": "#/components/schemas/Event"},
+                {"type": "array", "items": {"$ref": "#/components/schemas/Event"}},
+            ]
+        },
+        "example": _EVENT,
+    },
+    "application/x-ndjson": {
+        "schema": {"type": "string"},
+        "example": '{"user": "username", "slug": "show_slug", "at": 4500}\n'
+        '{"user": "username", "slug": "show_slug", "at": 4505}\n',
+    },
+}
+
+_PROBLEMS = {
+    400: "The request is wrong; `detail` and `errors` say where",
+    404: "Never seen",
+    413: "Too large: send it in several requests",
+    415: "This content type or encoding is not understood",
+    503: "Overloaded, or shards are away: ask again after `Retry-After` seconds",
+}
+
+
+def operation(
+    summary: str,
+    description: str,
+    *,
+    answer: type[msgspec.Struct] | None = None,
+    text: str | None = None,
+    body: dict[str, Any] | None = None,
+    path: Mapping[str, str] | None = None,
+    query: Mapping[str, tuple[Any, Any]] | None = None,
+    headers: tuple[str, ...] = (),
+    cookies: Mapping[str, str] | None = None,
+    problems: tuple[int, ...] = (),
+    tag: str = "",
+) -> Callable[[Handler], Handler]:
+    """Documents a handler.
+
+    `answer` is the struct of a 200, or `text` the content type of one that is
+    not JSON. `path` and `cookies` give an example a parameter; `query` a type or
+    the choices, and the default or, for a required one, an example.
+    """
+    parameters = [
+        *(_parameter(name, "path", _text(example), True) for name, example in (path or {}).items()),
+        *(_parameter(name, "query", _query(*about), False) for name, about in (query or {}).items()),
+        *(_parameter(name, "header", _text("one-of-your-own"), False) for name in headers),
+        *(_parameter(name, "cookie", _text(v), True) for name, v in (cookies or {}).items()),
+    ]
+    content = (
+        {text: {"schema": {"type": "string"}}}
+        if answer is None
+        else {"application/json": {"schema": _reference(answer)}}
+    )
+    responses = [Response(content, 200, "Done")] + [
+        Response({CONTENT_TYPE: {"schema": _reference(Problem)}}, status, _PROBLEMS[status])
+        for status in problems
+    ]
+    decorate: Callable[[Handler], Handler] = openapi.definition(
+        summary=summary,
+        description=" ".join(description.split()),
+        tag=tag or None,
+        body=RequestBody(body, required=True) if body else None,
+        parameter=parameters,
+        response=responses,
+    )
+    return decorate
+
+
+def _parameter(name: str, location: str, schema: dict[str, Any], required: bool) -> Parameter:
+    return Parameter(name, schema, location, required=required)
+
+
+def _text(example: str) -> dict[str, Any]:
+    return {"type": "string", "example": example}
+
+
+def _query(kind: Any, default: Any) -> dict[str, Any]:
+    if kind is int:
+        return {"type": "integer", "default": default}
+    if kind is str:
+        return _text(default)
+    return {"type": "string", "enum": list(kind), "default": default}
+
+
+def _reference(struct: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{struct.__name__}"}
+
+
+_PAGE = f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>playhead API</title>
+<link rel="icon" href="/docs/assets/favicon-32x32.png">
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+<style>.swagger-ui .topbar {{ display: none }}</style>
+<body>
+<div id="ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({{url: "/openapi.json", dom_id: "#ui", deepLinking: true,
+                  defaultModelsExpandDepth: 0, tryItOutEnabled: true}});
+</script>
+"""
+
+page = Blueprint("documentation")
+page.static("/docs/assets", str(swagger_ui_path), name="assets")
+
+
+@page.get("/docs")
+@openapi.exclude()
+async def docs(_: Request) -> HTTPResponse:
+    return html(_PAGE)
+
+
+class _OfflineOpenAPI(OpenAPIExtension):
+    """The specification alone; the extension's own pages load their scripts from elsewhere."""
+
+    name = "offline"
+
+    def label(self) -> str:
+        return ""
+
+
+def install(app: Sanic[Any, Any], structs: tuple[type[msgspec.Struct], ...]) -> None:
+    """Serves /docs and /openapi.json. `structs` are those that handlers refer to."""
+    app.config.update(
+        API_TITLE="playhead",
+        API_VERSION=__version__,
+        API_DESCRIPTION="Watch time and resume points from player heartbeats. "
+        "Positions and amounts are seconds, times RFC 3339 in UTC, errors RFC 9457.",
+        API_LICENSE_NAME="Apache-2.0",
+    )
+    app.blueprint(page)
+    Extend(
+        app,
+        extensions=[_OfflineOpenAPI],
+        built_in_extensions=False,
+        config={
+            "oas_url_prefix": "",
+            "oas_ui_swagger": False,
+            "oas_ui_redoc": False,
+            "oas_ui_default": None,
+            "oas_autodoc": False,
+        },
+    )
+    _, components = msgspec.json.schema_components(
+        (Event, Problem, *structs), ref_template="#/components/schemas/{name}"
+    )
+    for name, schema in components.items():
+        SpecificationBuilder().add_component("schemas", name, schema)

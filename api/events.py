@@ -1,0 +1,98 @@
+"""POST / and POST /v1/events: taking events in."""
+
+import asyncio
+import time
+from http import HTTPStatus
+
+import msgspec
+from sanic import Blueprint, HTTPResponse, Request
+from sanic.response import raw
+
+from aggregator.event import TAG_BYTES_MAX
+from api import documentation as doc
+from api.context import router, settings
+from api.intake import Parsed, gunzip, parse_json, parse_ndjson
+from api.problems import (
+    ERRORS_LISTED_MAX,
+    ProblemError,
+    bad_request,
+    too_large,
+)
+from api.schema import EventsAnswer, time_of
+
+blueprint = Blueprint("events")
+
+_PARSERS = {
+    "application/json": parse_json,
+    "": parse_json,
+    "application/x-ndjson": parse_ndjson,
+}
+_encode = msgspec.json.Encoder().encode
+
+
+@blueprint.post("/", name="known_source")
+@blueprint.post("/v1/events", name="events")
+@doc.operation(
+    "Take events in",
+    """One event, an array of events (JSON), or one event a line (NDJSON). The answer comes when
+all that were accepted are on disk and counted. Any other outcome is unknown: send the request
+again, with the same `id`s or the same `Idempotency-Key`, and it counts once.""",
+    answer=EventsAnswer,
+    body=doc.EVENTS_BODY,
+    headers=("Idempotency-Key",),
+    problems=(400, 413, 415, 503),
+)
+async def take_events(request: Request) -> HTTPResponse:
+    parsed = await parse(request)
+    rejected = len(parsed.errors)
+    if rejected and not parsed.events:
+        raise bad_request("No event in the request is valid", parsed.errors)
+    if parsed.events:
+        outcome = await router(request).submit(
+            parsed.events, idempotency_key(request), len(request.body)
+        )
+        received_ms, duplicates = outcome.received_ms, outcome.duplicates
+    else:
+        received_ms, duplicates = time.time_ns() // 10**6, 0
+    answer = EventsAnswer(
+        accepted=len(parsed.events) - duplicates,
+        duplicates=duplicates,
+        rejected=rejected,
+        errors=parsed.errors[:ERRORS_LISTED_MAX],
+        now=time_of(received_ms),
+    )
+    return raw(_encode(answer), content_type="application/json")
+
+
+async def parse(request: Request) -> Parsed:
+    """The events of the body, by its content type and encoding."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    parser = _PARSERS.get(content_type)
+    if parser is None:
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"{content_type} is not understood: send application/json or application/x-ndjson "
+            "(with curl: -H 'Content-Type: application/json')",
+        )
+    body = request.body
+    encoding = request.headers.get("content-encoding", "").lower()
+    if encoding == "gzip":
+        body = await asyncio.to_thread(gunzip, body, settings(request).body_bytes_max)
+    elif encoding not in ("", "identity"):
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Encoding {encoding} is not understood: send gzip, or none",
+            headers={"Accept-Encoding": "gzip"},
+        )
+    parsed = parser(body)
+    events_max = settings(request).events_max
+    if len(parsed.events) + len(parsed.errors) > events_max:
+        raise too_large(f"The body has more than {events_max} events")
+    return parsed
+
+
+def idempotency_key(request: Request) -> str | None:
+    key: str | None = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key.encode()) <= TAG_BYTES_MAX:
+        raise bad_request(f"Idempotency-Key: expected 1 to {TAG_BYTES_MAX} bytes")
+    return key

@@ -1,0 +1,251 @@
+"""From the bytes of a request to checked events, and what is wrong with the others.
+
+The fast way is one pass of msgspec over the whole body, whose types and ranges
+are those of `Event`. What it cannot see (names too long in bytes, control
+characters, keys given twice) is ruled out for all events together by looking at
+the bytes. Only where that fails are events looked at one by one.
+"""
+
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from aggregator.event import NAME_BYTES_MAX, TAG_BYTES_MAX, Event
+from api.problems import FieldError, ProblemError, bad_request, too_large
+
+#: An event may lie this far past the end that it states.
+PAST_END_MAX_MS = 1000
+
+_FIELDS = Event.__struct_fields__
+#: Quotes in {"user": "u", "slug": "m", "at": 0}: three keys and two values.
+_QUOTES_OF_REQUIRED = 10
+_QUOTES_OF_OPTIONAL = {"session": 4, "id": 4, "ts": 2, "duration": 2}
+
+_event = msgspec.json.Decoder(Event)
+_events = msgspec.json.Decoder(list[Event])
+_raw_event = msgspec.json.Decoder(msgspec.Raw)
+_raw_events = msgspec.json.Decoder(list[msgspec.Raw])
+
+_BYTES_MAX = {
+    "user": NAME_BYTES_MAX,
+    "slug": NAME_BYTES_MAX,
+    "session": TAG_BYTES_MAX,
+    "id": TAG_BYTES_MAX,
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_WHERE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<field>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`")
+_PLAIN_WORDS = {
+    "float": "number",
+    "float | null": "number",
+    "int": "number",
+    "str": "string",
+    "str | null": "string",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Why an event is not taken; `field` is None when it is not one field's fault."""
+
+    field: str | None
+    message: str
+
+
+@dataclass(slots=True)
+class Parsed:
+    """The valid events of a request, and an error for each of the others."""
+
+    events: list[Event]
+    errors: list[FieldError]
+
+
+def parse_json(body: bytes) -> Parsed:
+    """One event or an array of events. Raises `ProblemError` when the body is neither."""
+    if body.lstrip(b" \t\r\n")[:1] == b"{":
+        return _parse(
+            body, lambda: [_event.decode(body)], lambda: [_raw_event.decode(body)], [body]
+        )
+    return _parse(body, lambda: _events.decode(body), lambda: _raw_events.decode(body), [body])
+
+
+def parse_ndjson(body: bytes) -> Parsed:
+    """One event a line. Raises `ProblemError` when a line is not JSON; then none counts."""
+    return _parse(
+        body,
+        lambda: _event.decode_lines(body),
+        lambda: _raw_event.decode_lines(body),
+        body.splitlines(),
+    )
+
+
+def checked(event: Event) -> Event:
+    """The event; raises `ProblemError` for what its types do not show."""
+    flaw = _flaw(event)
+    if flaw is not None:
+        raise bad_request(f"{flaw.field}: {flaw.message}")
+    return event
+
+
+def gunzip(body: bytes, bytes_max: int) -> bytes:
+    """Raises `ProblemError` for what is not gzip, or inflates to more than `bytes_max`."""
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        inflated = inflater.decompress(body, bytes_max + 1)
+    except zlib.error as error:
+        raise bad_request(f"The body is not gzip, as Content-Encoding says ({error})") from error
+    if len(inflated) > bytes_max:
+        raise too_large(f"The body inflates to more than {bytes_max} bytes")
+    if not inflater.eof:
+        raise bad_request("The gzip body is cut short")
+    return inflated
+
+
+def _parse(
+    body: bytes,
+    decode: Callable[[], list[Event]],
+    split: Callable[[], list[msgspec.Raw]],
+    documents: list[bytes],
+) -> Parsed:
+    try:
+        if not body.isascii():
+            body.decode()
+        try:
+            events = decode()
+        except msgspec.ValidationError:
+            return _sort_out(_decode_one(bytes(raw)) for raw in split())
+        if _is_plain(body, events):
+            return Parsed(events, [])
+        if _has_single_keys(body, events):
+            return _sort_out(_flaw(event) or event for event in events)
+        return _sort_out(_decode_one(bytes(raw)) for raw in split())
+    except msgspec.ValidationError as error:
+        raise bad_request("Expected an event (a JSON object) or an array of events") from error
+    except UnicodeDecodeError as error:
+        raise bad_request(f"The body is not UTF-8 (byte {error.start})") from error
+    except RecursionError as error:
+        raise bad_request("The body is nested too deeply") from error
+    except msgspec.DecodeError as error:
+        raise _not_json(error, documents) from error
+
+
+def _is_plain(body: bytes, events: list[Event]) -> bool:
+    """Whether no event can have a flaw that decoding does not show.
+
+    ASCII bodies have as many bytes as characters; without backslashes every
+    key and control character stands there literally; and if the quotes are no
+    more than the fields decoded need, no key stands there twice.
+    """
+    if not body.isascii() or b"\\" in body or b"\x7f" in body:
+        return False
+    quotes = body.count(b'"')
+    if quotes == _QUOTES_OF_REQUIRED * len(events):
+        return True
+    if any(_is_past_end(event) for event in events):
+        return False
+    return quotes == _QUOTES_OF_REQUIRED * len(events) + sum(
+        cost * sum(getattr(event, field) is not None for event in events)
+        for field, cost in _QUOTES_OF_OPTIONAL.items()
+    )
+
+
+def _has_single_keys(body: bytes, events: list[Event]) -> bool:
+    """Whether no known key can stand twice in an event, judged by counting them all."""
+    return b"\\" not in body and all(
+        body.count(b'"%s"' % field.encode())
+        == sum(getattr(event, field) is not None for event in events)
+        for field in _FIELDS
+    )
+
+
+def _sort_out(outcomes: Iterable[Event | Flaw]) -> Parsed:
+    parsed = Parsed([], [])
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, Event):
+            parsed.events.append(outcome)
+        else:
+            parsed.errors.append(FieldError(index, outcome.field, outcome.message))
+    return parsed
+
+
+def _decode_one(encoded: bytes) -> Event | Flaw:
+    try:
+        event = _event.decode(encoded)
+    except msgspec.ValidationError as error:
+        return _explain(error)
+    repeated = _repeated_key(encoded)
+    if repeated is not None:
+        return Flaw(repeated, "is given more than once")
+    return _flaw(event) or event
+
+
+def _flaw(event: Event) -> Flaw | None:
+    """What is wrong with an event of the right types and ranges."""
+    for field in ("user", "slug"):
+        if control := _CONTROL.search(getattr(event, field)):
+            return Flaw(field, f"has a control character (U+{ord(control[0]):04X})")
+    for field, bytes_max in _BYTES_MAX.items():
+        name = getattr(event, field)
+        if name is not None and len(name.encode()) > bytes_max:
+            return Flaw(field, f"has more than {bytes_max} bytes in UTF-8")
+    if _is_past_end(event):
+        return Flaw("at", "lies more than 1 s past the event's own duration")
+    return None
+
+
+def _is_past_end(event: Event) -> bool:
+    return event.duration is not None and (
+        round(event.at * 1000) > round(event.duration * 1000) + PAST_END_MAX_MS
+    )
+
+
+def _repeated_key(encoded: bytes) -> str | None:
+    """A known key that stands more than once at the top of the object."""
+    pairs = json.loads(encoded, object_pairs_hook=list, parse_int=str, parse_float=str)
+    keys = Counter(key for key, _ in pairs)
+    return next((field for field in _FIELDS if keys[field] > 1), None)
+
+
+def _explain(error: msgspec.ValidationError) -> Flaw:
+    """msgspec's message, as one about a field."""
+    where = _WHERE.match(str(error))
+    assert where is not None
+    what, field = where["what"], where["field"] or None
+    if missing := _MISSING.match(what):
+        return Flaw(missing["field"], "is missing")
+    message = re.sub(r"`(.*?)`", lambda m: _PLAIN_WORDS.get(m[1], m[1]), what)
+    return Flaw(field, message[0].lower() + message[1:])
+
+
+def _not_json(error: msgspec.DecodeError, documents: list[bytes]) -> ProblemError:
+    """The 400 for malformed JSON, with the fields that hold what only looks like JSON."""
+    return bad_request(f"Not JSON, nothing was counted. {error}", _impostors(documents))
+
+
+def _impostors(documents: list[bytes]) -> list[FieldError]:
+    """NaN, Infinity and lone surrogates, which Python's parser lets through."""
+    try:
+        parsed = [json.loads(document) for document in documents if document.strip()]
+    except (ValueError, RecursionError):
+        return []
+    items = parsed[0] if len(parsed) == 1 and isinstance(parsed[0], list) else parsed
+    return [
+        FieldError(index, field, "is not a JSON value (NaN, Infinity or half a character)")
+        for index, item in enumerate(items)
+        if isinstance(item, dict)
+        for field in _FIELDS
+        if _is_impostor(item.get(field))
+    ]
+
+
+def _is_impostor(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)

@@ -1,0 +1,74 @@
+"""What can be set: as a flag of `playhead serve` or as PLAYHEAD_<NAME> in the environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aggregator.rules import Rules
+
+#: Of a server's cores, half parse requests and half keep totals; on two cores, one each.
+_HALF_THE_CORES = max(1, (os.cpu_count() or 1) // 2)
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Settings(BaseSettings):
+    """The server's settings. Flags win over the environment, which wins over the defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="PLAYHEAD_", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    data_dir: Path = Field(Path("data"), description="Where everything is kept.")
+    shards: int | None = Field(
+        None, ge=1, le=4096, description="Shards; by default as the data has, else half the cores."
+    )
+    workers: int = Field(_HALF_THE_CORES, ge=1, le=256, description="HTTP processes.")
+    ray_address: str | None = Field(
+        None, description="An existing Ray cluster to run on, instead of one of our own."
+    )
+    log_level: LogLevel = Field("info", description="How much to log.")
+
+    max_gap_ms: int = Field(
+        60_000, ge=0, le=3_600_000, description="The longest step that still counts as playback."
+    )
+    idle_ms: int = Field(
+        1_800_000, ge=0, le=31_536_000_000, description="A break longer than this is a new view."
+    )
+    complete_ratio: float = Field(
+        0.9, gt=0, le=1, description="A movie is completed at this share of its length."
+    )
+    credit: Literal["position", "duration"] = Field(
+        "position", description="What `at` means: a position, or an amount watched."
+    )
+
+    body_bytes_max: int = Field(
+        16 << 20, ge=1024, le=256 << 20, description="Larger requests get 413."
+    )
+    events_max: int = Field(
+        100_000, ge=1, le=1_000_000, description="Requests with more events get 413."
+    )
+    queue_events_max: int = Field(
+        200_000, ge=1, description="Events that may wait for a shard, per worker; past it 503."
+    )
+    queue_bytes_max: int = Field(
+        64 << 20, ge=1024, description="Bytes that may wait for a shard, per worker; past it 503."
+    )
+    shard_timeout_s: float = Field(
+        10.0, gt=0, le=300, description="How long to try a shard that is away, before 503."
+    )
+    request_timeout_s: int = Field(
+        30, ge=1, le=3600, description="How long a client may take to send a request."
+    )
+    snapshot_events: int = Field(
+        2_000_000, ge=1, description="A shard writes a snapshot after this many events."
+    )
+    segment_bytes: int = Field(
+        64 << 20, ge=1 << 12, le=1 << 30, description="A log segment's size, about."
+    )
+
+    def rules(self) -> Rules:
+        return Rules(self.max_gap_ms, self.idle_ms, self.complete_ratio, self.credit)

@@ -1,0 +1,80 @@
+"""One HTTP process. The server starts it as `python -m api.worker <socket's descriptor>`.
+
+Its standard input is a line with what it needs to know, and then its lifeline:
+when that closes, the server is gone and the worker ends. It says "ready" on its
+standard output once it takes requests.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import msgspec
+from sanic import Sanic
+
+from aggregator import cluster
+from aggregator.cluster import Membership
+from aggregator.lane import Lane, QueueLimits
+from aggregator.link import ShardLink, node_id
+from aggregator.router import Router
+from api.app import create_app
+from api.logs import configure
+from api.settings import Settings
+
+READY = b"ready\n"
+#: Connections that may wait to be accepted.
+BACKLOG = 1024
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """The line on standard input; `settings` is the JSON of `Settings`."""
+
+    settings: str
+    membership: Membership
+
+
+def main() -> None:
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
+    settings = Settings.model_validate_json(orders.settings)
+    configure(settings.log_level)
+    app = create_app(settings)
+
+    @app.before_server_start
+    async def join(app: Sanic[Any, Any]) -> None:
+        app.ctx.router = make_router(settings, orders.membership)
+
+    @app.after_server_start
+    async def report(app: Sanic[Any, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        # Ctrl-C reaches every process of a terminal; the server alone decides to stop.
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.add_reader(sys.stdin.fileno(), lambda: app.stop(terminate=False))
+        os.write(sys.stdout.fileno(), READY)
+
+    @app.after_server_stop
+    async def leave(app: Sanic[Any, Any]) -> None:
+        await app.ctx.router.close()
+        cluster.leave()
+
+    app.run(sock=listening, single_process=True, motd=False, backlog=BACKLOG)
+
+
+def make_router(settings: Settings, membership: Membership) -> Router:
+    """Joins the cluster and opens a lane to each shard, on the running loop."""
+    actors = cluster.join(membership)
+    limits = QueueLimits(settings.queue_events_max, settings.queue_bytes_max)
+    node = node_id()
+    links = [
+        ShardLink(shard, actor, node, settings.shard_timeout_s)
+        for shard, actor in enumerate(actors)
+    ]
+    return Router([Lane(shard, link.send, limits) for shard, link in enumerate(links)])
+
+
+if __name__ == "__main__":
+    main()

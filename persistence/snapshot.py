@@ -1,0 +1,142 @@
+"""Snapshots of a shard: named tables as Parquet, complete or not there at all.
+
+`snapshots/<sequence>/` holds a file a table and MANIFEST.json with the
+sequence of the last record they include, each file's size and CRC-32, and what
+the owner of the tables wants to remember (`extra`). A folder gets its name only
+when all in it is durable; the newest two are kept.
+"""
+
+import logging
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from persistence.errors import DamagedError, NewerFormatError
+from persistence.files import make_folder, replace_file, sync_folder
+
+FORMAT = 1
+#: One to use and one to fall back on.
+KEPT = 2
+
+_MANIFEST = "MANIFEST.json"
+_logger = logging.getLogger(__name__)
+
+
+class TableFile(msgspec.Struct, frozen=True):
+    """A table's file as it was written."""
+
+    bytes: int
+    crc32: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """`sequence` is the last log record that the tables include."""
+
+    format: int
+    sequence: int
+    tables: dict[str, TableFile]
+    extra: dict[str, Any]
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A loaded snapshot."""
+
+    sequence: int
+    tables: dict[str, pa.Table]
+    extra: dict[str, Any]
+
+
+def write(
+    folder: Path, sequence: int, tables: Mapping[str, pa.Table], extra: dict[str, Any]
+) -> None:
+    """Writes the snapshot of `sequence` and removes all but the newest two.
+
+    1. Write the tables and the manifest into a draft folder, each synced.
+    2. Sync the draft folder, rename it, sync its parent: now it exists.
+    3. Only then remove older ones.
+    """
+    make_folder(folder)
+    target = folder / f"{sequence:019}"
+    draft = folder / f"{sequence:019}.tmp"
+    for leftover in folder.glob("*.tmp"):
+        shutil.rmtree(leftover)
+    if target.exists():
+        return  # nothing was appended since
+    draft.mkdir()
+    files = {name: _write_table(draft / f"{name}.parquet", table) for name, table in tables.items()}
+    manifest = Manifest(FORMAT, sequence, files, extra)
+    replace_file(draft / _MANIFEST, msgspec.json.encode(manifest))
+    sync_folder(draft)
+    draft.rename(target)
+    sync_folder(folder)
+    for old in _complete(folder)[KEPT:]:
+        shutil.rmtree(old)
+
+
+def load_newest(folder: Path) -> Snapshot | None:
+    """The newest snapshot that is whole; None if there has never been one.
+
+    A damaged one is passed over for the one before, whose replay is longer.
+    Raises `DamagedError` if there are snapshots and none is whole.
+    """
+    failure = None
+    for path in _complete(folder):
+        try:
+            return _load(path)
+        except DamagedError as error:
+            _logger.error("%s", error)
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return None
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Snapshot folders, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdigit()), reverse=True)
+
+
+def _write_table(path: Path, table: pa.Table) -> TableFile:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue()
+    replace_file(path, content)
+    return TableFile(content.size, zlib.crc32(content))
+
+
+def _load(path: Path) -> Snapshot:
+    manifest = _load_manifest(path / _MANIFEST)
+    if manifest.sequence != int(path.name):
+        raise DamagedError(path / _MANIFEST, 0, f"it describes snapshot {manifest.sequence}")
+    tables = {name: _load_table(path, name, file) for name, file in manifest.tables.items()}
+    return Snapshot(manifest.sequence, tables, manifest.extra)
+
+
+def _load_manifest(path: Path) -> Manifest:
+    try:
+        content = path.read_bytes()
+        version = msgspec.json.decode(content).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise NewerFormatError(path, version, FORMAT)
+        return msgspec.json.decode(content, type=Manifest)
+    except (OSError, UnicodeDecodeError, AttributeError, msgspec.DecodeError) as error:
+        raise DamagedError(path, 0, f"the manifest cannot be read ({error})") from error
+
+
+def _load_table(folder: Path, name: str, file: TableFile) -> pa.Table:
+    path = folder / f"{name}.parquet"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedError(path, 0, f"the table cannot be read ({error.strerror})") from error
+    if len(content) != file.bytes or zlib.crc32(content) != file.crc32:
+        raise DamagedError(path, 0, "the table is not what the manifest says")
+    return pq.read_table(pa.BufferReader(content))

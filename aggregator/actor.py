@@ -72,4 +72,3 @@ class ShardActor:
             self._server.close()
         if shard is not None:
             await shard.close()
-

@@ -24,6 +24,7 @@ OBJECT_STORE_BYTES = 100 << 20
 #: At most this long for a shard's last snapshot when the server stops.
 CLOSE_TIMEOUT_S = 7.0
 
+
 class Membership(msgspec.Struct, frozen=True):
     """What a process needs to join: Ray's address, the actors' namespace and number."""
 
@@ -36,7 +37,7 @@ class Cluster:
     """The main process' hold on Ray and the shards."""
 
     def __init__(self, address: str | None, namespace: str) -> None:
-        """Starts Ray here, or joins the cluster at `address`. See `environment` for what precedes."""
+        """Starts Ray here, or joins the cluster at `address`; `environment` comes before."""
         self._runtime_folder = Path(tempfile.mkdtemp(prefix="playhead-"))
         self._actors: list[Any] = []
         self._namespace = namespace
@@ -96,8 +97,7 @@ def join(membership: Membership) -> list[Any]:
     """Joins the cluster from another process and returns the shards' actors, by number."""
     _init(address=membership.address, namespace=membership.namespace)
     return [
-        ray.get_actor(actor_name(shard), membership.namespace)
-        for shard in range(membership.shards)
+        ray.get_actor(actor_name(shard), membership.namespace) for shard in range(membership.shards)
     ]
 
 

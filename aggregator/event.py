@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from persistence.batch import Batch
 
-
 NAME_BYTES_MAX = 256
 TAG_BYTES_MAX = 128
 SECONDS_MAX = 10_000_000.0
 #: Beyond it a float no longer holds every whole millisecond.
 TS_MAX = 2.0**53
 
-# A length is checked here in characters, which is exact for ASCII; the API checks the rest in bytes.
+# Decoding counts characters, which is exact for ASCII; the API counts the bytes of the rest.
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
 Tag = Annotated[str, Meta(min_length=1, max_length=TAG_BYTES_MAX)]
 Seconds = Annotated[float, Meta(ge=0, le=SECONDS_MAX)]
@@ -94,9 +93,7 @@ def _to_ms(values: list[float], scale: int) -> NDArray[np.int64]:
     return np.rint(np.array(values, np.float64) * scale).astype(np.int64)
 
 
-def _optional(
-    values: list[float | None], absent: int, to_ms: int
-) -> NDArray[np.int64] | None:
+def _optional(values: list[float | None], absent: int, to_ms: int) -> NDArray[np.int64] | None:
     """As `_to_ms`, `absent` where there is no value; None when there is none at all."""
     given = np.array([value is not None for value in values])
     if not given.any():

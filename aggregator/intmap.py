@@ -40,7 +40,8 @@ class IntMap:
         return self._keys.nbytes + self._rows.nbytes
 
     def keys(self) -> Int64s:
-        return self._keys[self._rows != _EMPTY]
+        keys: Int64s = self._keys[self._rows != _EMPTY]
+        return keys
 
     def find(self, keys: Int64s) -> Int64s:
         """The row of each key, -1 where there is none."""

@@ -127,7 +127,7 @@ class Lane:
                 reply = decode_reply(await self._send(frame))
                 if not isinstance(reply, Applied):
                     raise _refusal(self.shard, reply)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 for waiting in taken:
                     _fail(waiting.outcome, error)
             else:
@@ -168,7 +168,7 @@ class Lane:
                 reply = decode_reply(await self._send(frame))
                 if not isinstance(reply, Answers):
                     raise _refusal(self.shard, reply)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 for waiting in taken:
                     _fail(waiting.answer, error)
             else:

@@ -68,10 +68,14 @@ class Router:
         )
 
     async def progress(self, user: str, slug: str) -> Progress | None:
-        return await self._ask_about(user, ProgressQuery(user, slug), Progress | None)
+        answer: Progress | None = await self._ask_about(
+            user, ProgressQuery(user, slug), Progress | None
+        )
+        return answer
 
     async def user(self, user: str) -> UserTotals | None:
-        return await self._ask_about(user, UserQuery(user), UserTotals | None)
+        answer: UserTotals | None = await self._ask_about(user, UserQuery(user), UserTotals | None)
+        return answer
 
     async def movies(self, slugs: list[str]) -> dict[str, MovieTotals]:
         """The totals over all shards of those movies that any has seen."""
@@ -92,15 +96,13 @@ class Router:
         """
         wanted = query.limit
         while True:
-            lists = await self._ask_all(query, list[Ranked])
+            lists: list[list[Ranked]] = await self._ask_all(query, list[Ranked])
             if self.shards == 1:
                 return lists[0]
             unlisted_max = sum(ranked[-1].value for ranked in lists if len(ranked) == query.limit)
             all_listed = all(len(ranked) < query.limit for ranked in lists)
             slugs = list({movie.slug for ranked in lists for movie in ranked})
-            exact = await self._ask_all(
-                msgspec.structs.replace(query, slugs=slugs), list[Ranked]
-            )
+            exact = await self._ask_all(msgspec.structs.replace(query, slugs=slugs), list[Ranked])
             result = _rank(exact)[:wanted]
             if all_listed or (len(result) == wanted and result[-1].value > unlisted_max):
                 return result

@@ -5,7 +5,7 @@ a run at a time. Open runs are not here; whoever asks adds them.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -80,9 +80,9 @@ class Steps:
     def values(self) -> NDArray[np.int64]:
         """The value of each bucket, up to the last one that is not 0."""
         changes = [(bucket, change) for bucket, change in sorted(self.changes.items()) if change]
-        levels = np.cumsum([change for _, change in changes], dtype=np.int64)
+        levels = np.cumsum([0, *(change for _, change in changes)], dtype=np.int64)
         widths = [after[0] - before[0] for before, after in pairwise([(0, 0), *changes])]
-        return np.repeat(np.concatenate([np.zeros(1, np.int64), levels[:-1]]), widths)
+        return np.repeat(levels[: len(widths)], np.array(widths, np.int64))
 
 
 class Runs:
@@ -163,6 +163,6 @@ def _add_run(cover: Cover, viewers: Steps, plays: Steps, start_ms: int, end_ms: 
     cover.add(start_ms, end_ms)
 
 
-def _columns(rows: list[tuple[int, ...]], names: tuple[str, ...]) -> pa.Table:
+def _columns(rows: Sequence[tuple[int, ...]], names: tuple[str, ...]) -> pa.Table:
     array = np.array(rows, np.int64).reshape(-1, len(names))
     return pa.table({name: array[:, index] for index, name in enumerate(names)})

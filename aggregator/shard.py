@@ -35,7 +35,7 @@ from aggregator.messages import (
     decode_queries,
 )
 from aggregator.rate import Rate
-from aggregator.recovery import Producers, recover
+from aggregator.recovery import recover
 from aggregator.rules import Rules
 from persistence import log, snapshot
 from persistence.batch import Batch, BatchError
@@ -160,7 +160,7 @@ class Shard:
             group, self._pending = self._pending, []
             try:
                 await self._commit(group)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
                 self._give_up(error)
             if self._events_since_snapshot >= self._settings.snapshot_events and (
                 self._snapshotting is None or self._snapshotting.done()

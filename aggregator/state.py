@@ -135,7 +135,8 @@ class State:
 
     def _find_duplicates(self, batch: Batch, received: Int64s, record: Int64s | None) -> Bools:
         duplicate = np.zeros(len(batch), np.bool_)
-        fresh, since = [], []
+        fresh: list[Int64s] = []
+        since: list[int] = []
         for hashes, of_request in ((batch.key_hash, True), (batch.id_hash, False)):
             if hashes is None:
                 continue
@@ -226,9 +227,7 @@ class State:
 
     # Streams
 
-    def _follow_streams(
-        self, events: _Events, pairs: Int64s, sessions: Int64s | None
-    ) -> _Watched:
+    def _follow_streams(self, events: _Events, pairs: Int64s, sessions: Int64s | None) -> _Watched:
         """Applies rules 1 to 4. `pairs` are the rows of the groups, `sessions` hashes an event."""
         group, at, t = events.group, events.at, events.t
         if sessions is None:
@@ -241,14 +240,15 @@ class State:
         streams, is_new = self._stream_rows(pairs[group[starts]], sessions)
         stream = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(t)))
         late = self._late(t, stream, starts, streams)
-        if self.rules.credit == "duration":
-            on_time = self._follow(at[~late], t[~late], group[~late], stream[~late], streams, is_new)
-            opens_view = np.zeros(len(t), np.bool_)
-            opens_view[~late] = on_time.opens_view
-            return _Watched(group, t, at, opens_view)
+        all_group, all_at, all_t = group, at, t
         if late.any():
-            group, at, t, stream = (c[~late] for c in (group, at, t, stream))
-        return self._follow(at, t, group, stream, streams, is_new)
+            at, t, group, stream = (column[~late] for column in (at, t, group, stream))
+        watched = self._follow(at, t, group, stream, streams, is_new)
+        if self.rules.credit == "position":
+            return watched
+        opens_view = np.zeros(len(all_t), np.bool_)
+        opens_view[~late] = watched.opens_view
+        return _Watched(all_group, all_t, all_at, opens_view)
 
     def _late(self, t: Int64s, stream: Int64s, starts: Int64s, streams: Int64s) -> Bools:
         """Rule 2: earlier than the stream's last t, which late events do not move."""
@@ -280,7 +280,10 @@ class State:
         first = np.zeros(len(at), np.bool_)
         first[starts] = is_new[stream[starts]]
         last_t, last_at = _shifted(t), _shifted(at)
-        last_t[starts], last_at[starts] = self.streams["last_t"][rows], self.streams["last_at"][rows]
+        last_t[starts], last_at[starts] = (
+            self.streams["last_t"][rows],
+            self.streams["last_at"][rows],
+        )
         opens_view = first | (t - last_t > self.rules.idle_ms)  # 1, 3
         step = at - last_at
         goes_on = ~opens_view & (step >= 0) & (step <= self.rules.max_gap_ms)  # 4

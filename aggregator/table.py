@@ -32,6 +32,10 @@ class Table:
         return self._columns[column][: self._count]
 
     @property
+    def names(self) -> list[str]:
+        return list(self._columns)
+
+    @property
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self._columns.values())
 

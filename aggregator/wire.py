@@ -7,6 +7,7 @@ reachable by its owner alone.
 
 import asyncio
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
@@ -23,7 +24,7 @@ class ConnectionLostError(ConnectionError):
     """The other side went away; a call under way may have been carried out."""
 
 
-class _Messages(asyncio.Protocol):
+class _Messages(asyncio.Protocol, ABC):
     """Cuts the stream into messages."""
 
     def __init__(self) -> None:
@@ -49,8 +50,9 @@ class _Messages(asyncio.Protocol):
             start = end
         del received[:start]
 
+    @abstractmethod
     def message_received(self, call: int, body: bytes) -> None:
-        raise NotImplementedError
+        """A whole message has come."""
 
     def send(self, call: int, body: bytes) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -92,7 +94,8 @@ class Connection(_Messages):
         if self._lost:
             raise ConnectionLostError("the shard's socket is closed")
         number = self._next_call = (self._next_call + 1) & 0xFFFFFFFF
-        reply = self._calls[number] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._calls[number] = reply
         self.send(number, frame)
         try:
             return await reply
@@ -104,7 +107,7 @@ class Connection(_Messages):
         if reply is not None and not reply.done():
             reply.set_result(body)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         self._lost = True
         for reply in self._calls.values():
             if not reply.done():
@@ -113,13 +116,14 @@ class Connection(_Messages):
 
 async def serve(path: Path, handle: Handler) -> asyncio.AbstractServer:
     """Listens on `path`, whose folder only the owner may enter."""
+    _make_way(path)
+    loop = asyncio.get_running_loop()
+    return await loop.create_unix_server(lambda: _Served(handle), str(path))
+
+
+def _make_way(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    server = await asyncio.get_running_loop().create_unix_server(
-        lambda: _Served(handle), str(path)
-    )
-    path.chmod(0o600)
-    return server
 
 
 async def connect(path: str) -> Connection:

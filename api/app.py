@@ -23,7 +23,9 @@ GRACE_S = 3.0
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
     """An application without a router yet: `app.ctx.router` is set when its loop runs."""
-    app: Sanic[Any, Any] = Sanic("playhead", error_handler=ProblemHandler(), configure_logging=False)
+    app: Sanic[Any, Any] = Sanic(
+        "playhead", error_handler=ProblemHandler(), configure_logging=False
+    )
     app.config.update(
         REQUEST_MAX_SIZE=settings.body_bytes_max,
         REQUEST_TIMEOUT=settings.request_timeout_s,

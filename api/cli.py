@@ -28,8 +28,7 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
     settings = settings or Settings()
     configure(settings.log_level)
     environment.prepare(embedded=settings.ray_address is None)
-    # Ray reads the environment when it is imported.
-    from api import server
+    from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
 
     try:
         server.serve(settings)
@@ -41,5 +40,7 @@ def main() -> None:
     try:
         app()
     except ValidationError as error:
-        flaws = "; ".join(f"PLAYHEAD_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        flaws = "; ".join(
+            f"PLAYHEAD_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()
+        )
         sys.exit(f"playhead: {flaws}")

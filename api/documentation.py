@@ -5,7 +5,6 @@ differ from what is sent. The page is Swagger UI, from a package, not a network.
 """
 
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,10 +23,6 @@ from api.problems import CONTENT_TYPE, Problem
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 _EVENT = {"user": "username", "slug": "show_slug", "at": 4500}
-_ABOUT_EVENTS = """One event a heartbeat: `user` watches `slug` and is `at` this second of it. `session`
-names one playback on one device, `id` makes a resend safe, `ts` (Unix ms) says when it happened if
-not now, `duration` is the movie's length in seconds. Unknown fields are ignored."""
-
 EVENTS_BODY = {
     "application/json": {
         "schema": {
@@ -74,12 +69,14 @@ def operation(
     not JSON. `path` and `cookies` give an example a parameter; `query` a type or
     the choices, and the default or, for a required one, an example.
     """
-    parameters = [
-        *(_parameter(name, "path", _text(example), True) for name, example in (path or {}).items()),
-        *(_parameter(name, "query", _query(*about), False) for name, about in (query or {}).items()),
-        *(_parameter(name, "header", _text("one-of-your-own"), False) for name in headers),
-        *(_parameter(name, "cookie", _text(v), True) for name, v in (cookies or {}).items()),
+    examples = {"path": path or {}, "cookie": cookies or {}}
+    parameters: list[Any] = [
+        Parameter(name, _text(example), location, required=True)
+        for location, of_location in examples.items()
+        for name, example in of_location.items()
     ]
+    parameters += [Parameter(name, _query(*about)) for name, about in (query or {}).items()]
+    parameters += [Parameter(name, _text("one-of-your-own"), "header") for name in headers]
     content = (
         {text: {"schema": {"type": "string"}}}
         if answer is None
@@ -100,15 +97,11 @@ def operation(
     return decorate
 
 
-def _parameter(name: str, location: str, schema: dict[str, Any], required: bool) -> Parameter:
-    return Parameter(name, schema, location, required=required)
-
-
-def _text(example: str) -> dict[str, Any]:
+def _text(example: str) -> Any:
     return {"type": "string", "example": example}
 
 
-def _query(kind: Any, default: Any) -> dict[str, Any]:
+def _query(kind: Any, default: Any) -> Any:
     if kind is int:
         return {"type": "integer", "default": default}
     if kind is str:
@@ -120,19 +113,19 @@ def _reference(struct: type[msgspec.Struct]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{struct.__name__}"}
 
 
-_PAGE = f"""<!doctype html>
+_PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <title>playhead API</title>
 <link rel="icon" href="/docs/assets/favicon-32x32.png">
 <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
-<style>.swagger-ui .topbar {{ display: none }}</style>
+<style>.swagger-ui .topbar { display: none }</style>
 <body>
 <div id="ui"></div>
 <script src="/docs/assets/swagger-ui-bundle.js"></script>
 <script>
-SwaggerUIBundle({{url: "/openapi.json", dom_id: "#ui", deepLinking: true,
-                  defaultModelsExpandDepth: 0, tryItOutEnabled: true}});
+SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true,
+                  defaultModelsExpandDepth: 0, tryItOutEnabled: true});
 </script>
 """
 
@@ -146,7 +139,7 @@ async def docs(_: Request) -> HTTPResponse:
     return html(_PAGE)
 
 
-class _OfflineOpenAPI(OpenAPIExtension):
+class _OfflineOpenAPI(OpenAPIExtension):  # type: ignore[no-untyped-call]
     """The specification alone; the extension's own pages load their scripts from elsewhere."""
 
     name = "offline"

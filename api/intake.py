@@ -96,15 +96,18 @@ def checked(event: Event) -> Event:
 
 def gunzip(body: bytes, bytes_max: int) -> bytes:
     """Raises `ProblemError` for what is not gzip, or inflates to more than `bytes_max`."""
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    try:
-        inflated = inflater.decompress(body, bytes_max + 1)
-    except zlib.error as error:
-        raise bad_request(f"The body is not gzip, as Content-Encoding says ({error})") from error
-    if len(inflated) > bytes_max:
-        raise too_large(f"The body inflates to more than {bytes_max} bytes")
-    if not inflater.eof:
-        raise bad_request("The gzip body is cut short")
+    inflated = b""
+    while body or not inflated:  # gzip files may stand one behind the other
+        inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            inflated += inflater.decompress(body, bytes_max + 1 - len(inflated))
+        except zlib.error as error:
+            raise bad_request(f"The body is not gzip, as it says it is ({error})") from error
+        if len(inflated) > bytes_max:
+            raise too_large(f"The body inflates to more than {bytes_max} bytes")
+        if not inflater.eof:
+            raise bad_request("The gzip body is cut short")
+        body = inflater.unused_data
     return inflated
 
 

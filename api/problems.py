@@ -7,7 +7,13 @@ from typing import Any
 
 import msgspec
 from sanic import HTTPResponse, Request
-from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, SanicException
+from sanic.exceptions import (
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RequestCancelled,
+    SanicException,
+)
 from sanic.handlers import ErrorHandler
 from sanic.response import raw
 
@@ -65,7 +71,6 @@ class ProblemError(Exception):
             self.errors[:ERRORS_LISTED_MAX] if self.errors else None,
         )
         return raw(
-            # `type` has no default, so it is never omitted.
             msgspec.json.encode(problem),
             self.status.value,
             self.headers,
@@ -112,10 +117,12 @@ def _problem_of(request: Request, exception: Exception) -> ProblemError:
         case PayloadTooLarge():
             limit = request.app.config.REQUEST_MAX_SIZE
             return too_large(f"The body has more than {limit} bytes")
+        case RequestCancelled():
+            return unavailable("The client has gone")  # no one reads this
         case SanicException():
             headers: dict[str, Any] = exception.headers or {}
             return ProblemError(HTTPStatus(exception.status_code), str(exception), headers=headers)
-    _logger.exception("%s %s failed", request.method, request.path, exc_info=exception)
+    _logger.error("%s %s failed", request.method, request.path, exc_info=exception)
     return ProblemError(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "A fault of playhead's own; its log has the details. What became of this is unknown",

@@ -1,7 +1,7 @@
 """GET /v1/…: what was watched, by movie, by user, and by both."""
 
 import time
-from typing import get_args
+from typing import Any, get_args
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -128,7 +128,7 @@ def name_of(parameter: str, segment: str) -> str:
     return name
 
 
-def choice(request: Request, parameter: str, choices: tuple[str, ...], default: str) -> str:
+def choice(request: Request, parameter: str, choices: tuple[str, ...], default: str) -> Any:
     value: str = request.args.get(parameter, default)
     if value not in choices:
         raise bad_request(f"{parameter}: expected one of {', '.join(choices)}, got {value}")

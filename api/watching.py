@@ -3,8 +3,6 @@
 The same events and moments as everywhere else, in the words of its clients.
 """
 
-from typing import Annotated
-
 import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 

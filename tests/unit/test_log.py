@@ -1,0 +1,251 @@
+"""The log: what is appended comes back, whatever happened to the file since, or is refused."""
+
+import errno
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+
+from persistence import log
+from persistence.epoch import Epoch
+from persistence.errors import (
+    DamagedError,
+    FencedError,
+    NewerFormatError,
+    NotWritableError,
+    SyncFailedError,
+)
+from persistence.log import Log, Record, replay
+
+SEGMENT_HEADER = 16
+RECORD_HEADER = 64
+
+
+def open_log(folder: Path, next_sequence: int = 1, segment_bytes: int = 1 << 20) -> Log:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Log(folder / "log", Epoch(folder), next_sequence, segment_bytes)
+
+
+def record(sequence: int, payload: bytes | None = None) -> Record:
+    return Record(sequence, 1_000 + sequence, 7, sequence, payload or b"payload %d" % sequence)
+
+
+def written(folder: Path, records: int = 3) -> Path:
+    """A log of one segment, closed as by a crash; returns the segment."""
+    opened = open_log(folder)
+    for sequence in range(1, records + 1):
+        opened.append([record(sequence)])
+    opened.close()
+    (segment,) = log.segments(folder / "log")
+    return segment
+
+
+def sequences(folder: Path, after: int = 0) -> list[int]:
+    return [record.sequence for record in replay(folder / "log", after)]
+
+
+def record_ends(segment: Path) -> list[int]:
+    ends, offset = [], SEGMENT_HEADER
+    for found in replay(segment.parent, 0):
+        offset += RECORD_HEADER + len(found.payload)
+        ends.append(offset)
+    return ends
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    opened = open_log(tmp_path)
+    opened.append([record(1), record(2, b"")])
+    opened.append([Record(3, 5_000, 2**63, 2**40, b"\0" * 100)])
+    found = list(replay(tmp_path / "log", 0))
+    assert [(r.sequence, r.received_ms, bytes(r.payload)) for r in found] == [
+        (1, 1_001, b"payload 1"),
+        (2, 1_002, b"payload 2"),
+        (3, 5_000, b"\0" * 100),
+    ]
+    assert (found[2].producer, found[2].producer_sequence) == (2**63, 2**40)
+    assert {r.epoch for r in found} == {1}
+
+
+def test_segments_roll_over_and_replay_skips_those_in_a_snapshot(tmp_path: Path) -> None:
+    opened = open_log(tmp_path, segment_bytes=300)
+    for sequence in range(1, 21):
+        opened.append([record(sequence)])
+    paths = log.segments(tmp_path / "log")
+    assert len(paths) > 3
+    assert sequences(tmp_path) == list(range(1, 21))
+    assert sequences(tmp_path, after=13) == list(range(14, 21))
+    paths[0].write_bytes(b"in a snapshot, so never read again")
+    assert sequences(tmp_path, after=13) == list(range(14, 21))
+
+
+def test_a_tail_cut_at_any_byte_is_set_aside(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    whole, (*_, before_last, end) = segment.read_bytes(), record_ends(segment)
+    for cut in range(before_last, end):
+        segment.write_bytes(whole[:cut])
+        assert sequences(tmp_path) == [1, 2]
+        assert segment.read_bytes() == whole[:before_last]
+        aside = log.broken_tails(tmp_path / "log")
+        assert [path.read_bytes() for path in aside] == [whole[before_last:cut]] * (
+            cut > before_last
+        )
+        for path in aside:
+            path.unlink()
+
+
+def test_recovering_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    segment.write_bytes(segment.read_bytes()[:-3])
+    assert sequences(tmp_path) == [1, 2]
+    repaired = segment.read_bytes()
+    assert sequences(tmp_path) == [1, 2]
+    assert segment.read_bytes() == repaired
+
+
+def test_a_segment_cut_while_it_was_created_goes(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    for size in range(SEGMENT_HEADER):
+        cut = segment.with_name(f"{4:020}.log")
+        cut.write_bytes(b"PHLOG\0\1\0\4\0\0\0\0\0\0\0"[:size])
+        assert sequences(tmp_path) == [1, 2, 3]
+        assert not cut.exists()
+
+
+def test_a_tail_of_zeros_is_a_clean_end(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    whole = segment.read_bytes()
+    segment.write_bytes(whole + bytes(4096))
+    assert sequences(tmp_path) == [1, 2, 3]
+    assert segment.read_bytes() == whole
+    assert log.broken_tails(tmp_path / "log") == []
+
+
+def test_a_flipped_bit_in_the_middle_is_refused_and_nothing_is_cut(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    whole, (first_end, *_) = segment.read_bytes(), record_ends(segment)
+    for offset in range(first_end):
+        for bit in (0, 7):
+            damaged = bytearray(whole)
+            damaged[offset] ^= 1 << bit
+            segment.write_bytes(damaged)
+            with pytest.raises((DamagedError, NewerFormatError)) as refusal:
+                sequences(tmp_path)
+            assert str(segment) in str(refusal.value)
+            assert segment.read_bytes() == damaged
+
+
+def test_a_huge_length_is_not_believed(tmp_path: Path) -> None:
+    segment = written(tmp_path, records=1)
+    whole = segment.read_bytes()
+    huge = bytearray(whole)
+    huge[SEGMENT_HEADER + 12 : SEGMENT_HEADER + 16] = (2**32 - 1).to_bytes(4, "little")
+    checked = bytes(huge[SEGMENT_HEADER + 8 : SEGMENT_HEADER + RECORD_HEADER])
+    huge[SEGMENT_HEADER + 4 : SEGMENT_HEADER + 8] = zlib.crc32(checked).to_bytes(4, "little")
+    segment.write_bytes(huge)
+    assert sequences(tmp_path) == []
+
+
+def test_damage_before_the_last_segment_is_never_a_tail(tmp_path: Path) -> None:
+    opened = open_log(tmp_path, segment_bytes=200)
+    for sequence in range(1, 9):
+        opened.append([record(sequence)])
+    first, *_, last = log.segments(tmp_path / "log")
+    whole = first.read_bytes()
+    for size in range(len(whole)):
+        first.write_bytes(whole[:size])
+        with pytest.raises(DamagedError, match=r"\.log"):
+            sequences(tmp_path)
+    first.write_bytes(whole)
+    last.rename(last.with_name(f"{999:020}.log"))
+    with pytest.raises(DamagedError):
+        sequences(tmp_path)
+
+
+def test_missing_segments_are_noticed(tmp_path: Path) -> None:
+    opened = open_log(tmp_path, segment_bytes=200)
+    for sequence in range(1, 9):
+        opened.append([record(sequence)])
+    first, second, *_ = log.segments(tmp_path / "log")
+    content = second.read_bytes()
+    second.unlink()
+    with pytest.raises(DamagedError, match="missing"):
+        sequences(tmp_path)
+    second.write_bytes(content)
+    first.unlink()
+    with pytest.raises(DamagedError, match="missing"):
+        sequences(tmp_path)
+
+
+def test_a_log_behind_its_snapshot_is_refused(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    with pytest.raises(DamagedError, match="4 to 5 are missing"):
+        sequences(tmp_path, after=5)
+    segment.unlink()
+    with pytest.raises(DamagedError):
+        sequences(tmp_path, after=3)
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    content = bytearray(segment.read_bytes())
+    content[6] = log.FORMAT + 1
+    segment.write_bytes(content)
+    with pytest.raises(NewerFormatError, match="the version that wrote it"):
+        sequences(tmp_path)
+
+
+def test_an_older_incarnation_is_fenced(tmp_path: Path) -> None:
+    old = open_log(tmp_path)
+    old.append([record(1)])
+    new = open_log(tmp_path, next_sequence=2)
+    with pytest.raises(FencedError):
+        old.append([record(2)])
+    new.append([record(2)])
+    assert [r.epoch for r in replay(tmp_path / "log", 0)] == [1, 2]
+
+
+def test_a_failed_write_leaves_nothing_behind_and_heals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_log(tmp_path)
+    opened.append([record(1)])
+    real_write = os.write
+
+    def write_half_then_fail(descriptor: int, data: bytes | memoryview) -> int:
+        real_write(descriptor, bytes(data)[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write_half_then_fail)
+        with pytest.raises(NotWritableError, match="free some"):
+            opened.append([record(2)])
+    assert sequences(tmp_path) == [1]
+    opened.append([record(2)])
+    assert sequences(tmp_path) == [1, 2]
+
+
+def test_a_failed_fsync_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_log(tmp_path)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(SyncFailedError):
+        opened.append([record(1)])
+
+
+def test_a_damaged_epoch_is_refused(tmp_path: Path) -> None:
+    assert Epoch(tmp_path).number == 1
+    assert Epoch(tmp_path).number == 2
+    path = tmp_path / "EPOCH"
+    whole = path.read_bytes()
+    for offset in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match="EPOCH"):
+            Epoch(tmp_path)
+    path.write_bytes(bytes(len(whole)))
+    assert Epoch(tmp_path).number == 1

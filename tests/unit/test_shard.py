@@ -1,0 +1,275 @@
+"""A shard on its own: durable before it answers, the same after a crash, exactly once."""
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aggregator.event import Event, Part, to_batch
+from aggregator.messages import (
+    Answers,
+    Applied,
+    MoviesQuery,
+    ProgressQuery,
+    Query,
+    Refused,
+    Reply,
+    StatsQuery,
+    TopQuery,
+    UserQuery,
+    decode_reply,
+    encode_events,
+    encode_queries,
+)
+from aggregator.shard import Shard
+from persistence import log
+from persistence.errors import DamagedError
+from tests.comparison import facts_of_state
+from tests.shards import NOW_MS, Clock, crash, settings_of, watch
+
+
+async def send(
+    shard: Shard, sequence: int, events: list[Event], key: str | None = None, producer: int = 1
+) -> Reply:
+    batch = to_batch([Part(events, key)]).encode()
+    return decode_reply(await shard.handle(encode_events(producer, sequence, batch)))
+
+
+async def ask(shard: Shard, *queries: Query) -> list[Any]:
+    reply = decode_reply(await shard.handle(encode_queries(list(queries))))
+    assert isinstance(reply, Answers)
+    return [msgspec.msgpack.decode(answer) for answer in reply.answers]
+
+
+def test_what_was_acknowledged_survives_a_crash(tmp_path: Path) -> None:
+    async def run() -> None:
+        settings = settings_of(tmp_path, segment_bytes=4096)
+        shard = Shard(settings, Clock())
+        for sequence in range(1, 60):
+            events = watch(f"user{sequence % 7}", f"movie{sequence % 3}", sequence, sequence + 40)
+            assert isinstance(await send(shard, sequence, events), Applied)
+        before = facts_of_state(shard._state)
+        crash(shard)
+        replayed = Shard(settings, Clock())
+        assert len(log.segments(tmp_path / "shard-0000" / "log")) > 1
+        assert facts_of_state(replayed._state) == before
+        await replayed.close()
+        loaded = Shard(settings, Clock())
+        assert loaded.recovered.startswith("295 events from the snapshot, 0 from the log")
+        assert facts_of_state(loaded._state) == before
+        await loaded.close()
+
+    asyncio.run(run())
+
+
+def test_the_answer_comes_after_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        real(descriptor)
+        synced.append(os.fstat(descriptor).st_size)
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        await send(shard, 1, [Event("u", "m", 1.0)])
+        (segment,) = log.segments(tmp_path / "shard-0000" / "log")
+        assert synced == [segment.stat().st_size]
+        (progress,) = await ask(shard, ProgressQuery("u", "m"))
+        assert progress["latest_ms"] == 1000
+
+    asyncio.run(run())
+
+
+def test_frames_that_come_together_share_an_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    real = os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        calls.append(descriptor)
+        real(descriptor)
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        sends = [send(shard, 1, [Event("u", "m", 1.0)], producer=n) for n in range(1, 21)]
+        assert all(isinstance(reply, Applied) for reply in await asyncio.gather(*sends))
+        assert len(calls) <= 2
+        assert (await ask(shard, UserQuery("u")))[0]["events"] == 20
+
+    asyncio.run(run())
+
+
+def test_a_frame_sent_again_is_counted_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        await send(shard, 1, [Event("u", "m", 1.0, id="x")])
+        events = [Event("u", "m", 1.0, id="x"), Event("u", "m", 2.0), Event("v", "m", 3.0)]
+        first, again = await asyncio.gather(send(shard, 2, events), send(shard, 2, events))
+        assert first == again == await send(shard, 2, events)
+        assert isinstance(first, Applied)
+        assert first.duplicates == [0]
+        crash(shard)
+        replayed = Shard(settings, Clock())
+        assert await send(replayed, 2, events) == first
+        await replayed.close()
+        loaded = Shard(settings, Clock())
+        assert await send(loaded, 2, events) == first
+        assert isinstance(await send(loaded, 1, events), Refused)
+        assert [a["events"] for a in await ask(loaded, UserQuery("u"), UserQuery("v"))] == [2, 1]
+        await loaded.close()
+
+    asyncio.run(run())
+
+
+def test_ids_and_keys_count_once_also_after_restarts(tmp_path: Path) -> None:
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        events = [Event("u", "m", 1.0), Event("u", "m", 2.0), Event("v", "m", 3.0, id="i")]
+        assert (await send(shard, 1, events, key="k")) == Applied(NOW_MS, [])
+        assert (await send(shard, 2, events, key="k")) == Applied(NOW_MS, [0, 1, 2])
+        assert (await send(shard, 3, events, key="other")) == Applied(NOW_MS, [2])
+        # What went wrong the first time need not go wrong again: the key is per user.
+        assert (await send(shard, 4, [*events, Event("w", "m", 1.0)], key="k")) == Applied(
+            NOW_MS, [0, 1, 2]
+        )
+        crash(shard)
+        for ended in (crash, None):
+            shard = Shard(settings, Clock())
+            sequence = 10 if ended else 20
+            assert (await send(shard, sequence, events, key="k")) == Applied(NOW_MS, [0, 1, 2])
+            assert (await send(shard, sequence + 1, events[2:])) == Applied(NOW_MS, [0])
+            await shard.close()
+
+    asyncio.run(run())
+
+
+def test_received_never_runs_back(tmp_path: Path) -> None:
+    async def run() -> None:
+        clock, settings = Clock(), settings_of(tmp_path)
+        shard = Shard(settings, clock)
+        await send(shard, 1, [Event("u", "m", 10.0)])
+        clock.now_ms -= 3_600_000
+        reply = await send(shard, 2, [Event("u", "m", 20.0)])
+        assert reply == Applied(NOW_MS, [])
+        crash(shard)
+        shard = Shard(settings, clock)
+        assert await send(shard, 3, [Event("u", "m", 30.0)]) == Applied(NOW_MS, [])
+        assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 20_000
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_is_refused_and_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        await send(shard, 1, [Event("u", "m", 0.0)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", fail)
+            reply = await send(shard, 2, [Event("u", "m", 10.0)])
+            assert isinstance(reply, Refused)
+            assert "no space left" in reply.reason
+            stats, user = await ask(shard, StatsQuery(), UserQuery("u"))
+            assert (stats["writable"], user["events"]) == (False, 1)
+        assert isinstance(await send(shard, 2, [Event("u", "m", 10.0)]), Applied)
+        (stats,) = await ask(shard, StatsQuery())
+        assert stats["writable"]
+        crash(shard)
+        shard = Shard(settings, Clock())
+        assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 10_000
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
+    async def run() -> None:
+        settings = settings_of(tmp_path, snapshot_events=50)
+        shard = Shard(settings, Clock())
+        for sequence in range(1, 41):
+            await send(shard, sequence, watch("u", "m", sequence * 10, sequence * 10 + 50))
+        before = facts_of_state(shard._state)
+        crash(shard)
+        folders = list((tmp_path / "shard-0000" / "snapshots").iterdir())
+        assert 1 <= len([folder for folder in folders if folder.name.isdigit()]) <= 3
+        shard = Shard(settings, Clock())
+        assert not shard.recovered.startswith("0 events")
+        assert facts_of_state(shard._state) == before
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_a_frame_that_makes_no_sense_is_refused_and_not_logged(tmp_path: Path) -> None:
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        for frame in (b"", b"?", encode_events(1, 1, b"nonsense"), encode_events(1, 1, bytes(200))):
+            assert isinstance(decode_reply(await shard.handle(frame)), Refused)
+        (stats,) = await ask(shard, StatsQuery())
+        assert stats["log_sequence"] == 0
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_damage_is_refused_and_the_file_is_named(tmp_path: Path) -> None:
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        for sequence in range(1, 4):
+            await send(shard, sequence, [Event("u", "m", 1.0)])
+        crash(shard)
+
+    asyncio.run(run())
+    (segment,) = log.segments(tmp_path / "shard-0000" / "log")
+    content = bytearray(segment.read_bytes())
+    content[100] ^= 1
+    segment.write_bytes(content)
+    with pytest.raises(DamagedError, match=str(segment)):
+        Shard(settings_of(tmp_path), Clock())
+
+
+def test_queries(tmp_path: Path) -> None:
+    async def run() -> None:
+        clock = Clock()
+        shard = Shard(settings_of(tmp_path), clock)
+        await send(shard, 1, watch("u", "x", 0, 100) + watch("u", "y", 0, 50))
+        await send(shard, 2, watch("v", "y", 0, 20) + [Event("v", "z", 5.0, session="tv")])
+        clock.now_ms += 60_001
+        await send(shard, 3, [Event("v", "z", 65.0, session="tv")])
+        nobody, nothing, movies = await ask(
+            shard, UserQuery("w"), ProgressQuery("u", "z"), MoviesQuery(["y", "?", "z"])
+        )
+        assert nobody is nothing is None
+        y, z = movies
+        assert (y["slug"], y["watch_ms"], y["viewers"], y["watching_now"]) == ("y", 70_000, 2, 0)
+        assert (z["slug"], z["watch_ms"], z["events"], z["watching_now"]) == ("z", 60_000, 2, 1)
+        hour = clock.now_ms // 3_600_000
+        top, tied, none, named = await ask(
+            shard,
+            TopQuery("watch_seconds", 2),
+            TopQuery("completions", 5),
+            TopQuery("watch_seconds", 5, since_hour=hour + 1),
+            TopQuery("viewers", 1, slugs=["z", "y", "?"]),
+        )
+        assert [(movie["slug"], movie["value"]) for movie in top] == [("x", 100_000), ("y", 70_000)]
+        assert [movie["slug"] for movie in tied] == ["x", "y", "z"]
+        assert {movie["value"] for movie in none} == {0}
+        assert [(movie["slug"], movie["value"]) for movie in named] == [("z", 1), ("y", 2)]
+        await shard.close()
+
+    asyncio.run(run())

@@ -1,0 +1,141 @@
+"""Snapshots and the data directory: whole or refused, never half."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from persistence import snapshot
+from persistence.directory import DataDirectory
+from persistence.errors import (
+    DamagedError,
+    LockedError,
+    NewerFormatError,
+    SettingsMismatchError,
+)
+from persistence.files import FolderLock
+
+TABLES = {
+    "numbers": pa.table({"n": [1, 2, 3]}),
+    "empty": pa.table({"s": pa.array([], pa.string())}),
+}
+RULES: dict[str, Any] = {"max_gap_ms": 60_000}
+
+
+def write(folder: Path, sequence: int) -> None:
+    snapshot.write(folder, sequence, TABLES, {"sequence": sequence})
+
+
+def test_a_snapshot_comes_back(tmp_path: Path) -> None:
+    assert snapshot.load_newest(tmp_path) is None
+    write(tmp_path, 7)
+    loaded = snapshot.load_newest(tmp_path)
+    assert loaded is not None
+    assert (loaded.sequence, loaded.extra) == (7, {"sequence": 7})
+    assert loaded.tables == TABLES
+
+
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    for sequence in (3, 10, 200):
+        write(tmp_path, sequence)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [10, 200]
+
+
+def test_a_draft_is_not_a_snapshot(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    (tmp_path / f"{9:019}.tmp").mkdir()
+    loaded = snapshot.load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded.sequence == 3
+    write(tmp_path, 10)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("victim", ["numbers.parquet", "empty.parquet", "MANIFEST.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "remove"])
+def test_a_damaged_one_falls_back_or_is_refused(tmp_path: Path, victim: str, harm: str) -> None:
+    write(tmp_path, 3)
+    write(tmp_path, 10)
+    for sequence in (10, 3):
+        path = tmp_path / f"{sequence:019}" / victim
+        content = path.read_bytes()
+        match harm:
+            case "flip":
+                middle = len(content) // 2
+                path.write_bytes(
+                    content[:middle] + bytes([content[middle] ^ 128]) + content[middle + 1 :]
+                )
+            case "cut":
+                path.write_bytes(content[:-1])
+            case "empty":
+                path.write_bytes(b"")
+            case "remove":
+                path.unlink()
+        if sequence == 10:
+            loaded = snapshot.load_newest(tmp_path)
+            assert loaded is not None
+            assert loaded.sequence == 3
+    with pytest.raises(DamagedError, match=str(tmp_path)):
+        snapshot.load_newest(tmp_path)
+
+
+def test_a_snapshot_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    manifest = tmp_path / f"{3:019}" / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('"format":1', '"format":2'))
+    with pytest.raises(NewerFormatError):
+        snapshot.load_newest(tmp_path)
+
+
+def test_a_directory_remembers_what_it_was_made_with(tmp_path: Path) -> None:
+    made = DataDirectory.open(tmp_path / "data", shards=3, rules=RULES)
+    made.close()
+    again = DataDirectory.open(tmp_path / "data", shards=None, rules=RULES)
+    assert again.manifest == made.manifest
+    assert again.manifest.shards == 3
+
+
+def test_other_rules_and_other_shards_are_refused(tmp_path: Path) -> None:
+    DataDirectory.open(tmp_path, shards=3, rules=RULES).close()
+    with pytest.raises(SettingsMismatchError, match="max_gap_ms is 60000, asked for 5"):
+        DataDirectory.open(tmp_path, None, {"max_gap_ms": 5})
+    with pytest.raises(SettingsMismatchError, match="--shards 3"):
+        DataDirectory.open(tmp_path, 4, RULES)
+    DataDirectory.open(tmp_path, 3, RULES).close()
+
+
+def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
+    first = DataDirectory.open(tmp_path, None, RULES)
+    with pytest.raises(LockedError, match="another --data-dir"):
+        DataDirectory.open(tmp_path, None, RULES)
+    first.close()
+    DataDirectory.open(tmp_path, None, RULES).close()
+
+
+def test_a_lock_waits_as_long_as_told(tmp_path: Path) -> None:
+    held = FolderLock(tmp_path)
+    with pytest.raises(LockedError):
+        FolderLock(tmp_path, wait_s=0.1)
+    held.release()
+    FolderLock(tmp_path).release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": 1}'])
+def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
+    DataDirectory.open(tmp_path, None, RULES).close()
+    (tmp_path / "MANIFEST.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"MANIFEST\.json"):
+        DataDirectory.open(tmp_path, None, RULES)
+
+
+def test_a_lost_manifest_is_not_a_fresh_start(tmp_path: Path) -> None:
+    made = DataDirectory.open(tmp_path, None, RULES)
+    made.shard_folder(0).mkdir()
+    made.close()
+    (tmp_path / "MANIFEST.json").unlink()
+    with pytest.raises(DamagedError, match="missing"):
+        DataDirectory.open(tmp_path, None, RULES)
+    (tmp_path / "MANIFEST.json").write_text('{"format": 99}')
+    with pytest.raises(NewerFormatError):
+        DataDirectory.open(tmp_path, None, RULES)

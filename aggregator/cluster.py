@@ -5,6 +5,7 @@ with it. Its HTTP workers join by address and find the actors by name.
 """
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class Cluster:
 
     def __init__(self, address: str | None, namespace: str) -> None:
         """Starts Ray here, or joins the cluster at `address`; `environment` comes before."""
-        self._runtime_folder = Path(tempfile.mkdtemp(prefix="playhead-"))
+        self._runtime_folder = _make_runtime_folder(namespace)
         self._actors: list[Any] = []
         self._namespace = namespace
         _init(
@@ -103,6 +104,15 @@ def join(membership: Membership) -> list[Any]:
 
 def leave() -> None:
     ray.shutdown()
+
+
+def _make_runtime_folder(namespace: str) -> Path:
+    """For Ray's files and the shards' sockets; what a killed server left behind goes."""
+    prefix = f"{namespace[:20]}-"
+    for leftover in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if leftover.stat().st_uid == os.getuid():
+            shutil.rmtree(leftover, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix))
 
 
 def actor_name(shard: int) -> str:

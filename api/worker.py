@@ -25,6 +25,8 @@ from api.logs import configure
 from api.settings import Settings
 
 READY = b"ready\n"
+#: From Sanic's last start listener to its loop running for good, amply.
+SETTLING_S = 0.05
 #: Connections that may wait to be accepted.
 BACKLOG = 1024
 
@@ -48,13 +50,14 @@ def main() -> None:
         app.ctx.router = make_router(settings, orders.membership)
 
     @app.after_server_start
-    async def report(app: Sanic[Any, Any]) -> None:
+    async def prepare_to_stop(app: Sanic[Any, Any]) -> None:
         loop = asyncio.get_running_loop()
         # Ctrl-C reaches every process of a terminal; the server alone decides to stop.
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         loop.add_reader(sys.stdin.fileno(), lambda: app.stop(terminate=False))
-        os.write(sys.stdout.fileno(), READY)
+        # Sanic loses a stop that comes before its loop runs for good, just after this.
+        loop.call_later(SETTLING_S, os.write, sys.stdout.fileno(), READY)
 
     @app.after_server_stop
     async def leave(app: Sanic[Any, Any]) -> None:

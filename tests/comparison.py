@@ -8,15 +8,17 @@ from aggregator.rules import HOUR_MS
 from aggregator.runs import Interval
 from aggregator.state import State
 
+#: Keyed by what it is about: ("pair", user, slug), ("movie", slug), ("hour", slug, start) …
+Facts = dict[tuple[str | int, ...], Any]
 
-def facts_of_state(state: State) -> dict[str, Any]:
+
+def facts_of_state(state: State) -> Facts:
     """Every total, in a form that does not depend on the order of rows."""
-    facts: dict[str, Any] = {}
+    facts: Facts = {}
     for user, movie in zip(state.pairs["user"], state.pairs["movie"], strict=True):
-        names = state.user_names[int(user)], state.movie_names[int(movie)]
-        found = progress(state, *names)
+        found = progress(state, state.user_names[int(user)], state.movie_names[int(movie)])
         assert found is not None
-        facts["pair", *names] = (
+        facts["pair", found.user, found.slug] = (
             found.watch_ms,
             found.unique_ms,
             found.latest_ms,
@@ -44,8 +46,8 @@ def facts_of_state(state: State) -> dict[str, Any]:
     return facts
 
 
-def facts_of_reference(reference: Reference) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
+def facts_of_reference(reference: Reference) -> Facts:
+    facts: Facts = {}
     for (user, slug), pair in reference.pairs.items():
         by_position = reference.rules.credit == "position"
         facts["pair", user, slug] = (

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from aggregator.intmap import IntMap
 from aggregator.recent import RecentHashes
-from aggregator.runs import BUCKET_MS, Cover, Runs, Steps
-from persistence.batch import Batch
-from tests.comparison import Interval
+from aggregator.rules import BUCKET_MS
+from aggregator.runs import Cover, Interval, Runs, Steps
+from persistence.batch import OPTIONAL, Batch
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 INTERVALS = st.lists(
@@ -20,7 +20,8 @@ INTERVALS = st.lists(
 
 @given(st.lists(st.lists(INT64, unique=True, max_size=50)), st.lists(INT64))
 def test_intmap_is_a_dict(groups: list[list[int]], strangers: list[int]) -> None:
-    table, model = IntMap(), {}
+    table = IntMap()
+    model: dict[int, int] = {}
     for group in groups:
         fresh = [key for key in group if key not in model]
         rows = np.arange(len(model), len(model) + len(fresh))
@@ -132,11 +133,9 @@ def batches(draw: st.DrawFn) -> Batch:
     def numbers() -> Any:
         return np.array(draw(st.lists(INT64, min_size=events, max_size=events)), np.int64)
 
-    optional = {
-        name: numbers() if draw(st.booleans()) else None
-        for name in ("ts_ms", "duration_ms", "id_hash", "key_hash")
-    }
-    return Batch(*tables, *map(codes, tables), numbers(), **optional)
+    optional = [numbers() if draw(st.booleans()) else None for _ in OPTIONAL]
+    columns: list[Any] = [*tables, *map(codes, tables), numbers(), *optional]
+    return Batch(*columns)
 
 
 def rows(batch: Batch) -> list[tuple[Any, ...]]:

@@ -12,12 +12,12 @@ from aggregator.reference import Reference
 from aggregator.rules import Rules
 from aggregator.state import State
 from persistence.batch import Batch
-from tests.comparison import facts_of_reference, facts_of_state
+from tests.comparison import Facts, facts_of_reference, facts_of_state
 
 CASES = json.loads((Path(__file__).parent.parent / "watch-time.json").read_text())["cases"]
 
 
-def reference_of(case: dict[str, Any]) -> dict[str, Any]:
+def reference_of(case: dict[str, Any]) -> Facts:
     reference = Reference(Rules(**case["settings"]))
     for event in case["events"]:
         reference.apply(
@@ -33,7 +33,7 @@ def reference_of(case: dict[str, Any]) -> dict[str, Any]:
     return facts_of_reference(reference)
 
 
-def state_of(case: dict[str, Any], events_per_batch: int) -> dict[str, Any]:
+def state_of(case: dict[str, Any], events_per_batch: int) -> Facts:
     state = State(Rules(**case["settings"]))
     for start in range(0, len(case["events"]), events_per_batch):
         chunk = case["events"][start : start + events_per_batch]
@@ -44,7 +44,7 @@ def state_of(case: dict[str, Any], events_per_batch: int) -> dict[str, Any]:
     return facts_of_state(state)
 
 
-def check(case: dict[str, Any], facts: dict[str, Any]) -> None:
+def check(case: dict[str, Any], facts: Facts) -> None:
     """The facts hold all that the case expects, and no pair, movie, user or hour besides."""
     expect = case["expect"]
     for want in expect["progress"]:

@@ -1,0 +1,42 @@
+# `make` lists the targets. Two variables help with all of them:
+#   PYTHON=/path/to/python3  the interpreter for a new .venv (else the best one on the PATH)
+#   ARGS="--port 9000"       options passed on to the command that the target runs
+
+.PHONY: help serve test lint format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+
+# `exec` leaves no shell between make and the service, so signals and the exit code pass through.
+serve: .venv/runtime.stamp ## Run the service
+	@exec .venv/bin/playhead serve $(ARGS)
+
+test: lint ## Run all checks, then all tests
+	@sh scripts/browser.sh
+	.venv/bin/pytest -q $(ARGS)
+
+lint: .venv/dev.stamp ## Check style and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv/dev.stamp ## Put imports and layout in order
+	.venv/bin/ruff check --fix-only
+	.venv/bin/ruff format
+
+bench: .venv/runtime.stamp ## Measure throughput
+	.venv/bin/python -m benchmarks.throughput $(ARGS)
+
+lock: .venv/runtime.stamp ## Resolve requirements*.txt again (ARGS=--upgrade: to the newest)
+	sh scripts/lock.sh $(ARGS)
+
+clean: ## Remove .venv, caches and build output, but never data
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find aggregator api persistence benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/runtime.stamp: requirements.txt pyproject.toml
+	@sh scripts/setup.sh requirements.txt $@
+
+# The development lock includes the runtime one, so it makes both stamps.
+.venv/dev.stamp: requirements-dev.txt pyproject.toml
+	@sh scripts/setup.sh requirements-dev.txt .venv/runtime.stamp $@

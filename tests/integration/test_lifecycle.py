@@ -1,0 +1,207 @@
+"""Starting, stopping, and being killed: nothing acknowledged is lost."""
+
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from persistence.directory import DataDirectory
+from tests.playhead import COMMAND, Playhead
+
+
+def post(playhead: Playhead, user: str, start: int, stop: int) -> None:
+    events = [{"user": user, "slug": "m", "at": at} for at in range(start, stop, 10)]
+    assert playhead.post("/", json=events).json()["accepted"] == len(events)
+
+
+def totals(playhead: Playhead) -> dict[str, Any]:
+    movie: dict[str, Any] = playhead.get("/v1/movies/m").json()
+    del movie["watching_now"]  # moves with the clock
+    return movie
+
+
+def test_a_restart_goes_on_from_where_it_was(playhead: Playhead) -> None:
+    playhead.start()
+    post(playhead, "u", 0, 100)
+    before = totals(playhead)
+    started = time.monotonic()
+    assert playhead.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - started < 10  # the promise to whoever supervises it
+    assert "Traceback" not in playhead.log
+    playhead.start()
+    assert re.search(r"10 events from the snapshot, 0 from the log", playhead.log)
+    assert totals(playhead) == before
+    post(playhead, "u", 100, 150)
+    assert totals(playhead)["watch_seconds"] == 140
+    assert playhead.stop(signal.SIGINT) == 0
+
+
+def test_all_of_it_killed(playhead: Playhead) -> None:
+    playhead.start()
+    post(playhead, "u", 0, 100)
+    before = totals(playhead)
+    playhead.kill()
+    playhead.start()
+    assert re.search(r"0 events from the snapshot, 10 from the log", playhead.log)
+    assert totals(playhead) == before
+
+
+def test_only_the_main_process_killed(playhead: Playhead) -> None:
+    playhead.start()
+    post(playhead, "u", 0, 100)
+    before = totals(playhead)
+    family = playhead.children("api.worker") + playhead.children("ShardActor")
+    psutil.Process(playhead.pid).kill()
+    assert playhead.process is not None
+    playhead.process.wait(10)
+    playhead.start()  # while what is left of the other one may still be ending
+    assert totals(playhead) == before
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == []
+
+
+def test_a_killed_worker_is_replaced(playhead: Playhead) -> None:
+    playhead.start("--workers", "2")
+    post(playhead, "u", 0, 100)
+    workers = playhead.children("api.worker")
+    assert len(workers) == 2
+    for worker in workers:
+        worker.kill()
+    deadline = time.monotonic() + 30
+    while len(playhead.children("api.worker")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert totals(playhead)["watch_seconds"] == 90  # waits in the backlog until one is there
+
+
+def test_a_killed_shard_comes_back_and_nothing_is_lost_or_counted_twice(
+    playhead: Playhead,
+) -> None:
+    playhead.start()
+    accepted: list[int] = []
+    stopping = threading.Event()
+
+    def keep_posting() -> None:
+        with requests.Session() as session:
+            at = 0
+            while not stopping.is_set():
+                event = {"user": "u", "slug": "m", "at": at, "id": str(at)}
+                answer = session.post(playhead.url, json=event, timeout=60)
+                if answer.status_code == 200:
+                    accepted.append(at)
+                    at += 1
+                else:
+                    assert answer.status_code == 503, answer.text
+                    assert answer.headers["retry-after"] == "1"
+
+    poster = threading.Thread(target=keep_posting)
+    poster.start()
+    for _ in range(2):
+        time.sleep(1)
+        count = len(accepted)
+        (shard,) = playhead.children("ShardActor")
+        shard.kill()
+        deadline = time.monotonic() + 30
+        while len(accepted) < count + 20 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    stopping.set()
+    poster.join(60)
+    assert len(accepted) > 40
+    found = playhead.get("/v1/users/u/movies/m").json()
+    assert found["events"] == len(accepted)
+    assert found["watch_seconds"] == accepted[-1]
+
+
+def test_a_second_one_on_the_same_data_is_refused(playhead: Playhead) -> None:
+    playhead.start()
+    second = subprocess.run(
+        [COMMAND, "serve", "--port", "0", "--data-dir", playhead.data_dir],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "held by another process" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert playhead.get("/readyz").status_code == 200
+
+
+def refuse(*flags: str | Path, **environment: str) -> str:
+    """What `playhead serve` says when it does not start."""
+    refused = subprocess.run(
+        [COMMAND, "serve", *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", **environment},
+    )
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr + refused.stdout
+    return " ".join((refused.stderr + refused.stdout).split())
+
+
+def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refuse("--port", str(port), "--data-dir", tmp_path)
+    assert f"port {port}" in said
+    assert "choose another --port" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "said"),
+    [
+        (["--port", "99999"], {}, "65535"),
+        (["--shards", "many"], {}, "shards"),
+        ([], {"PLAYHEAD_PORT": "x"}, "PLAYHEAD_PORT"),
+        (["--host", "no.such.host.invalid"], {}, "--host"),
+        (["--nonsense"], {}, "--nonsense"),
+    ],
+)
+def test_bad_settings_are_said_plainly(
+    tmp_path: Path, flags: list[str], environment: dict[str, str], said: str
+) -> None:
+    environment["PLAYHEAD_DATA_DIR"] = str(tmp_path)
+    assert said in refuse(*flags, **environment)
+
+
+def test_other_rules_than_the_datas_are_refused(tmp_path: Path) -> None:
+    DataDirectory.open(tmp_path, 1, {"max_gap_ms": 1}).close()
+    assert "other rules" in refuse("--port", "0", "--data-dir", tmp_path)
+
+
+def test_damage_is_refused_at_start_with_the_file_named(playhead: Playhead) -> None:
+    playhead.start()
+    post(playhead, "u", 0, 50)
+    post(playhead, "u", 50, 100)
+    playhead.kill()
+    (segment,) = playhead.data_dir.glob("shard-0000/log/*.log")
+    content = bytearray(segment.read_bytes())
+    content[100] ^= 1
+    segment.write_bytes(content)
+    said = refuse("--port", "0", "--data-dir", playhead.data_dir)
+    assert str(segment) in said
+    assert segment.read_bytes() == content
+
+
+def test_it_listens_on_loopback_alone(playhead: Playhead) -> None:
+    playhead.start()
+    family = [psutil.Process(playhead.pid), *psutil.Process(playhead.pid).children(recursive=True)]
+    listening = {
+        connection.laddr.ip
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}

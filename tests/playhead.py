@@ -1,0 +1,96 @@
+"""A real playhead in processes of its own, for tests that talk to it as clients do."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+#: A start takes about 5 s; on a busy machine several times that.
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 20
+
+COMMAND = Path(sys.executable).parent / "playhead"
+
+
+class Playhead:
+    """`start` returns when it takes requests; the log is in `log_path`."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.data_dir = folder / "data"
+        self.log_path = folder / "playhead.log"
+        self._flags = flags
+        self.url = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self.session = requests.Session()
+        self.session.trust_env = False
+
+    def start(self, *flags: str) -> "Playhead":
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(COMMAND, "serve", "--port", "0", "--data-dir", self.data_dir),
+                    *(*self._flags, *flags),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PLAYHEAD"))},
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while (found := re.search(r"documentation (http://\S+)/docs", self.log)) is None:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"playhead did not start:\n{self.log}")
+            time.sleep(0.05)
+        self.url = found[1]
+        return self
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ends it as an operator does; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """Ends every process of it at once, as a power cut would."""
+        if self.process is None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+            psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+        self.process.wait(STOP_TIMEOUT_S)
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """Its processes whose command line holds `name`."""
+        named = []
+        for process in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+                if name in " ".join(process.cmdline()):
+                    named.append(process)
+        return named
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.session.get(self.url + path, timeout=30, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return self.session.post(self.url + path, timeout=30, **options)

@@ -1,0 +1,207 @@
+"""The way to the shards: batching, bounds, callers that go away, answers of several shards."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aggregator.errors import OverloadedError, ShardsUnavailableError
+from aggregator.event import Event, Part
+from aggregator.lane import Lane, QueueLimits
+from aggregator.messages import Applied, Refused, TopQuery, decode_events
+from aggregator.router import SLOTS, Router, shard_of
+from aggregator.shard import Shard
+from persistence.batch import Batch
+from tests.shards import NOW_MS, Clock, router_of, settings_of, watch
+
+
+class FakeShard:
+    """Takes frames, and answers each only when told to."""
+
+    def __init__(self) -> None:
+        self.frames: list[Batch] = []
+        self.gate = asyncio.Event()
+        self.reply: Applied | Refused = Applied(NOW_MS)
+
+    async def handle(self, frame: bytes) -> bytes:
+        self.frames.append(Batch.decode(decode_events(frame)[2]))
+        await self.gate.wait()
+        return msgspec.msgpack.encode(self.reply)
+
+
+def lane_test(test: Callable[[Lane, FakeShard], Any], limits: QueueLimits | None = None) -> None:
+    async def run() -> None:
+        shard = FakeShard()
+        lane = Lane(0, shard.handle, limits or QueueLimits())
+        try:
+            await test(lane, shard)
+        finally:
+            await lane.close()
+
+    asyncio.run(run())
+
+
+def submit(lane: Lane, at: float, key: str | None = None, events: int = 1) -> asyncio.Task[Any]:
+    return asyncio.create_task(lane.submit(Part([Event("u", "m", at)] * events, key), 10))
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_one_frame_is_under_way_and_the_rest_makes_up_the_next() -> None:
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        first = submit(lane, 0)
+        await settle()
+        others = [submit(lane, at) for at in range(1, 50)]
+        await settle()
+        assert [len(frame) for frame in shard.frames] == [1]
+        shard.gate.set()
+        await asyncio.gather(first, *others)
+        assert [len(frame) for frame in shard.frames] == [1, 49]
+        assert shard.frames[1].at_ms.tolist() == [at * 1000 for at in range(1, 50)]
+
+    lane_test(test)
+
+
+def test_duplicates_go_to_the_request_they_came_in() -> None:
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        requests = [submit(lane, at, events=3) for at in range(3)]
+        shard.reply = Applied(NOW_MS, [0, 4, 5, 8])
+        shard.gate.set()
+        outcomes = await asyncio.gather(*requests)
+        assert [outcome.duplicates for outcome in outcomes] == [1, 2, 1]
+
+    lane_test(test)
+
+
+def test_a_caller_that_goes_away_takes_nothing_from_the_others() -> None:
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        gone, waiting, stays = submit(lane, 0), submit(lane, 1), submit(lane, 2)
+        await settle()
+        gone.cancel()
+        shard.gate.set()
+        assert (await waiting).received_ms == (await stays).received_ms == NOW_MS
+        assert len(shard.frames[0]) == 3
+        assert (await submit(lane, 3)).received_ms == NOW_MS
+
+    lane_test(test)
+
+
+def test_a_key_is_once_in_a_frame() -> None:
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        shard.gate.set()
+        requests = [submit(lane, at, key) for at, key in enumerate(["a", "b", "a", "c", "b"])]
+        await asyncio.gather(*requests)
+        assert [frame.at_ms.tolist() for frame in shard.frames] == [[0, 1000], [2000, 3000, 4000]]
+
+    lane_test(test)
+
+
+@pytest.mark.parametrize(
+    "limits", [QueueLimits(events_max=10, bytes_max=10**9), QueueLimits(10**9, bytes_max=100)]
+)
+def test_past_its_bound_the_queue_takes_no_more(limits: QueueLimits) -> None:
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        requests = [submit(lane, at) for at in range(10)]
+        await settle()
+        with pytest.raises(OverloadedError, match="send slower"):
+            await submit(lane, 10)
+        shard.gate.set()
+        await asyncio.gather(*requests)
+        assert (await submit(lane, 11)).received_ms == NOW_MS
+
+    lane_test(test, limits)
+
+
+def test_a_request_above_the_bound_is_taken_when_nothing_waits() -> None:
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        shard.gate.set()
+        assert (await submit(lane, 0, events=50)).received_ms == NOW_MS
+
+    lane_test(test, QueueLimits(events_max=10))
+
+
+def test_a_refusal_reaches_each_caller_and_the_lane_goes_on() -> None:
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        shard.gate.set()
+        shard.reply = Refused("no space left")
+        results = await asyncio.gather(submit(lane, 0), submit(lane, 1), return_exceptions=True)
+        for result in results:
+            assert isinstance(result, ShardsUnavailableError)
+            assert "shard 0" in str(result)
+            assert "no space left" in str(result)
+        shard.reply = Applied(NOW_MS)
+        assert (await submit(lane, 2)).received_ms == NOW_MS
+
+    lane_test(test)
+
+
+def test_slots_are_shared_out_evenly_and_for_ever() -> None:
+    for shards in (1, 2, 5, 16):
+        counts = [0] * shards
+        for slot in range(SLOTS):
+            counts[slot * shards // SLOTS] += 1
+        assert max(counts) - min(counts) <= 1
+    # Fixed for ever: where a user's data is on disk depends on it.
+    assert [shard_of(user, 5) for user in ("username", "a", "کاربر", "user2")] == [2, 4, 4, 1]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_answers_do_not_depend_on_the_number_of_shards(tmp_path: Path, shards: int) -> None:
+    async def run() -> None:
+        clock = Clock()
+        made = [Shard(settings_of(tmp_path, number), clock) for number in range(shards)]
+        async with router_of(made) as router:
+            events = [
+                event
+                for user in range(60)
+                for event in watch(f"user{user}", f"movie{user % 7}", 0, 10 * (user % 4 + 1))
+            ]
+            events += watch("user1", "movie2", 0, 30) + watch("user2", "movie2", 0, 50)
+            outcome = await router.submit(events, "key", 1000)
+            assert (outcome.duplicates, outcome.received_ms) == (0, NOW_MS)
+            assert (await router.submit(events, "key", 1000)).duplicates == len(events)
+            movies = await router.movies([f"movie{n}" for n in range(9)])
+            assert sorted(movies) == [f"movie{n}" for n in range(7)]
+            assert sum(movie.events for movie in movies.values()) == len(events)
+            for limit in (1, 2, 3, 7, 50):
+                for sort, column in (("watch_seconds", "watch_ms"), ("viewers", "viewers")):
+                    expected = sorted(
+                        ((getattr(movie, column), slug) for slug, movie in movies.items()),
+                        key=lambda pair: (-pair[0], pair[1]),
+                    )
+                    ranked = await router.top(TopQuery(sort, limit))  # type: ignore[arg-type]
+                    assert [(m.value, m.slug) for m in ranked] == expected[:limit]
+            user, pair = await router.user("user2"), await router.progress("user2", "movie2")
+            assert user is not None
+            assert pair is not None
+            assert (user.watch_ms, user.movies, pair.watch_ms) == (80_000, 1, 80_000)
+            assert await router.user("nobody") is None
+            stats = await router.stats()
+            assert [shard.shard for shard in stats] == list(range(shards))
+            assert sum(shard.users for shard in stats) == 60
+        for shard in made:
+            await shard.close()
+
+    asyncio.run(run())
+
+
+def test_missing_shards_are_all_named() -> None:
+    async def run() -> None:
+        def away(shard: int) -> Lane:
+            async def send(_: bytes) -> bytes:
+                raise ShardsUnavailableError({shard: "no reply within 1 s"})
+
+            return Lane(shard, send, QueueLimits())
+
+        router = Router([away(0), away(1)])
+        with pytest.raises(ShardsUnavailableError, match="shards 0, 1 not available: no reply"):
+            await router.movies(["m"])
+        await router.close()
+
+    asyncio.run(run())

@@ -1,5 +1,7 @@
 """The command line: `playhead serve`, and what else there is to run."""
 
+import contextlib
+import signal
 import sys
 from typing import Annotated
 
@@ -28,12 +30,15 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
     settings = settings or Settings()
     configure(settings.log_level)
     environment.prepare(embedded=settings.ray_address is None)
-    from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
+    # Until the server's loop handles both, SIGTERM ends a start as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
 
-    try:
-        server.serve(settings)
-    except (PersistenceError, server.StartError) as error:
-        sys.exit(f"playhead: {error}")
+        try:
+            server.serve(settings)
+        except (PersistenceError, server.StartError) as error:
+            sys.exit(f"playhead: {error}")
 
 
 def main() -> None:

@@ -38,7 +38,10 @@ class StartError(Exception):
 
 
 def serve(settings: Settings) -> None:
-    """Runs until SIGINT or SIGTERM. Raises `StartError` or `PersistenceError`."""
+    """Runs until SIGINT or SIGTERM; before it is ready, they raise `KeyboardInterrupt`.
+
+    Raises `StartError` or `PersistenceError` when it cannot start.
+    """
     started = time.monotonic()
     with contextlib.ExitStack() as cleanup:
         directory = DataDirectory.open(
@@ -47,12 +50,22 @@ def serve(settings: Settings) -> None:
         cleanup.callback(directory.close)
         listening = cleanup.enter_context(bind(settings.host, settings.port))
         _logger.info("playhead %s, data in %s", __version__, directory.path)
-        cluster = Cluster(settings.ray_address, f"playhead-{directory.manifest.id}")
+        cluster = start_cluster(settings.ray_address, f"playhead-{directory.manifest.id}")
         cleanup.callback(cluster.stop)
         shards = shard_settings(settings, directory)
         check_shards(cluster.start_shards(shards))
         server = Server(settings, cluster.membership(), listening)
         asyncio.run(server.run(started))
+
+
+def start_cluster(address: str | None, namespace: str) -> Cluster:
+    """Raises `KeyboardInterrupt` when told to stop meanwhile, as everything else here does."""
+    try:
+        cluster = Cluster(address, namespace)
+    except SystemExit:  # from the SIGTERM handler that Ray puts in place
+        raise KeyboardInterrupt from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return cluster
 
 
 def shard_settings(settings: Settings, directory: DataDirectory) -> list[ShardSettings]:

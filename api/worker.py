@@ -25,6 +25,8 @@ from api.logs import configure
 from api.settings import Settings
 
 READY = b"ready\n"
+#: What a worker ends with whose server has gone.
+EXIT_ORPHANED = 1
 #: From Sanic's last start listener to its loop running for good, amply.
 SETTLING_S = 0.05
 #: Connections that may wait to be accepted.
@@ -39,6 +41,7 @@ class Orders(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
+    _ignore_ctrl_c()
     listening = socket.socket(fileno=int(sys.argv[1]))
     orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
     settings = Settings.model_validate_json(orders.settings)
@@ -50,12 +53,12 @@ def main() -> None:
         app.ctx.router = make_router(settings, orders.membership)
 
     @app.after_server_start
-    async def prepare_to_stop(app: Sanic[Any, Any]) -> None:
+    async def prepare_to_stop(_: Sanic[Any, Any]) -> None:
         loop = asyncio.get_running_loop()
-        # Ctrl-C reaches every process of a terminal; the server alone decides to stop.
         loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        loop.add_reader(sys.stdin.fileno(), lambda: app.stop(terminate=False))
+        _ignore_ctrl_c()
+        # Ray and the shards go with the server, and leaving them in order would hang.
+        loop.add_reader(sys.stdin.fileno(), os._exit, EXIT_ORPHANED)
         # Sanic loses a stop that comes before its loop runs for good, just after this.
         loop.call_later(SETTLING_S, os.write, sys.stdout.fileno(), READY)
 
@@ -65,6 +68,11 @@ def main() -> None:
         cluster.leave()
 
     app.run(sock=listening, single_process=True, motd=False, backlog=BACKLOG)
+
+
+def _ignore_ctrl_c() -> None:
+    """It reaches every process of a terminal; the server alone decides to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_router(settings: Settings, membership: Membership) -> Router:

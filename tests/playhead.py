@@ -32,7 +32,8 @@ class Playhead:
         self.session = requests.Session()
         self.session.trust_env = False
 
-    def start(self, *flags: str) -> "Playhead":
+    def launch(self, *flags: str) -> subprocess.Popen[bytes]:
+        """Starts it and does not wait."""
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -44,9 +45,13 @@ class Playhead:
                 start_new_session=True,
                 env={k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PLAYHEAD"))},
             )
+        return self.process
+
+    def start(self, *flags: str) -> "Playhead":
+        process = self.launch(*flags)
         deadline = time.monotonic() + START_TIMEOUT_S
         while (found := re.search(r"documentation (http://\S+)/docs", self.log)) is None:
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"playhead did not start:\n{self.log}")
             time.sleep(0.05)

@@ -248,7 +248,7 @@ def test_queries(tmp_path: Path) -> None:
         clock = Clock()
         shard = Shard(settings_of(tmp_path), clock)
         await send(shard, 1, watch("u", "x", 0, 100) + watch("u", "y", 0, 50))
-        await send(shard, 2, watch("v", "y", 0, 20) + [Event("v", "z", 5.0, session="tv")])
+        await send(shard, 2, [*watch("v", "y", 0, 20), Event("v", "z", 5.0, session="tv")])
         clock.now_ms += 60_001
         await send(shard, 3, [Event("v", "z", 65.0, session="tv")])
         nobody, nothing, movies = await ask(

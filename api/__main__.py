@@ -1,0 +1,5 @@
+"""`python -m api` is `playhead`."""
+
+from api.cli import main
+
+main()

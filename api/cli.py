@@ -30,8 +30,9 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
     settings = settings or Settings()
     configure(settings.log_level)
     environment.prepare(embedded=settings.ray_address is None)
-    # Until the server's loop handles both, SIGTERM ends a start as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Until the server's loop handles both, either of them ends the start.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
 

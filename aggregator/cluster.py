@@ -23,7 +23,7 @@ from aggregator.shard import ShardSettings
 #: Shards keep their state themselves; Ray's object store holds next to nothing.
 OBJECT_STORE_BYTES = 100 << 20
 #: At most this long for a shard's last snapshot when the server stops.
-CLOSE_TIMEOUT_S = 7.0
+CLOSE_TIMEOUT_S = 5.0
 
 
 class Membership(msgspec.Struct, frozen=True):

@@ -42,6 +42,9 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
             sys.exit(f"playhead: {error}")
 
 
+app.command("benchmarks.generate:generate", name="generate")
+
+
 def main() -> None:
     try:
         app()

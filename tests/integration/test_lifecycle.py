@@ -130,6 +130,39 @@ def test_a_killed_shard_comes_back_and_nothing_is_lost_or_counted_twice(
     assert found["watch_seconds"] == accepted[-1]
 
 
+def test_stopped_under_load_it_finishes_what_it_has(playhead: Playhead) -> None:
+    playhead.start()
+    accepted: list[str] = []
+
+    def keep_posting(user: str) -> None:
+        with requests.Session() as session:
+            for at in range(100_000):
+                try:
+                    event = {"user": user, "slug": "m", "at": at}
+                    answer = session.post(playhead.url, json=event, timeout=30)
+                except requests.ConnectionError:
+                    return  # it has stopped
+                if answer.status_code == 200:
+                    accepted.append(user)
+
+    posters = [threading.Thread(target=keep_posting, args=(f"u{n}",)) for n in range(8)]
+    for poster in posters:
+        poster.start()
+    time.sleep(1.5)
+    started = time.monotonic()
+    assert playhead.stop() == 0
+    assert time.monotonic() - started < 10
+    for poster in posters:
+        poster.join(30)
+    assert "Traceback" not in playhead.log
+    playhead.start()
+    for user in set(accepted):
+        events = playhead.get(f"/v1/users/{user}").json()["events"]
+        # The last one may have been counted and its answer lost.
+        assert accepted.count(user) <= events <= accepted.count(user) + 1
+    assert len(accepted) > 100
+
+
 def test_a_second_one_on_the_same_data_is_refused(playhead: Playhead) -> None:
     playhead.start()
     second = subprocess.run(

@@ -192,26 +192,25 @@ def test_they_watch_again_and_go_on(playbacks: list[Playback]) -> None:
 def test_they_have_two_devices_on(playbacks: list[Playback]) -> None:
     by_user: dict[str, list[Playback]] = defaultdict(list)
     for playback in playbacks:
-        by_user[playback.beats[0][1].user].append(playback)
-    overlapping = [
-        (earlier.beats[0][1].slug == later.beats[0][1].slug)
+        if not _is_flight(playback):
+            by_user[playback.beats[0][1].user].append(playback)
+    is_same = [
+        earlier.beats[0][1].slug == later.beats[0][1].slug
         for of_user in by_user.values()
         for earlier, later in pairwise(sorted(of_user, key=lambda one: one.span_s))
         if later.span_s[0] < earlier.span_s[1]
     ]
-    assert set(overlapping) == {True, False}, "the same movie on both, and another one"
+    assert 0.25 < sum(is_same) / len(is_same) < 0.75
 
 
 def test_they_upload_later_in_order_or_not(playbacks: list[Playback]) -> None:
-    assert {_is_in_order(upload) for p in playbacks for upload in _uploads(p.sent)} == {
-        True,
-        False,
-    }
+    uploads = [upload for p in playbacks if not _is_flight(p) for upload in _uploads(p.sent)]
+    assert {_is_in_order(upload) for upload in uploads} == {True, False}
 
 
 def test_they_watch_on_flights(playbacks: list[Playback]) -> None:
     """All of a movie at once, with a break of its own that ends a view."""
-    flights = [p for p in playbacks if len({now_s for now_s, _ in p.sent}) == 1]
+    flights = [playback for playback in playbacks if _is_flight(playback)]
     assert any(len(p.beats) > 100 for p in flights)
     assert any(max(p.gaps_s, default=0) > IDLE_S for p in flights)
 
@@ -227,6 +226,10 @@ def test_they_send_again(playbacks: list[Playback]) -> None:
 def _length_s(playback: Playback) -> float:
     movies = {movie.slug: movie.length_s for movie in living(seed=1).catalogue.movies}
     return movies[playback.beats[0][1].slug]
+
+
+def _is_flight(playback: Playback) -> bool:
+    return len({now_s for now_s, _ in playback.sent}) == 1
 
 
 def _uploads(sent: Iterable[Timed]) -> list[list[Heartbeat]]:

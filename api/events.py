@@ -22,6 +22,7 @@ from api.schema import EventsAnswer, time_of
 
 blueprint = Blueprint("events")
 
+_FORM = "application/x-www-form-urlencoded"
 _PARSERS = {
     "application/json": parse_json,
     "": parse_json,
@@ -67,6 +68,8 @@ async def take_events(request: Request) -> HTTPResponse:
 async def parse(request: Request) -> Parsed:
     """The events of the body, by its content type and encoding."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == _FORM and request.body[:1] in (b"{", b"["):
+        content_type = ""  # what curl -d and urllib say when they are told nothing
     parser = _PARSERS.get(content_type)
     if parser is None:
         raise ProblemError(

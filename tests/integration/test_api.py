@@ -55,6 +55,12 @@ def test_without_a_content_type(server: Playhead) -> None:
     assert server.session.send(request).json()["accepted"] == 1
 
 
+def test_with_the_content_type_of_tools_that_were_told_nothing(server: Playhead) -> None:
+    body = json.dumps(event("curl", "m", 1))
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert server.post("/", data=body, headers=headers).json()["accepted"] == 1
+
+
 def test_a_batch_is_applied_as_far_as_it_is_valid(server: Playhead) -> None:
     events = [event("batch", "m", at) for at in range(0, 100, 10)]
     events[3]["at"] = "thirty"
@@ -113,7 +119,7 @@ def test_nothing_valid_is_a_400_that_lists_why(server: Playhead) -> None:
         (b'{"user": "\xff"}', {}, 400),
         (b"[" * 50_000, {}, 400),
         (b"{}", {"Content-Type": "text/plain"}, 415),
-        (b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        (b"user=u&slug=m&at=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
         (b"[" + b" " * (17 << 20) + b"]", {}, 413),
         (b"[" + b"{}," * 100_001 + b"{}]", {}, 413),
     ],

@@ -16,8 +16,8 @@ from aggregator.messages import (
     UserTotals,
 )
 from aggregator.rules import WATCHING_NOW_MS
-from aggregator.runs import Interval
-from aggregator.state import NONE, State
+from aggregator.state import State
+from aggregator.table import NONE
 
 Answer = Progress | UserTotals | list[MovieTotals] | list[Ranked] | None
 
@@ -54,7 +54,7 @@ def progress(state: State, user: str, slug: str) -> Progress | None:
         user=user,
         slug=slug,
         resume_ms=state.rules.resume_ms(pair["latest_ms"], duration_ms) if by_position else None,
-        unique_ms=state.runs.unique_ms(row, open_runs(state, row)) if by_position else None,
+        unique_ms=state.runs.unique_ms(row, state.streams.open_runs(row)) if by_position else None,
         completed_t=None if completed_t == NONE else completed_t,
         duration_ms=duration_ms or None,
         **pair,
@@ -72,16 +72,6 @@ _PROGRESS_COLUMNS = (
     "completed_t",
     "duration_ms",
 )
-
-
-def open_runs(state: State, pair: int) -> list[Interval]:
-    """The open runs of a pair's streams that cover anything."""
-    streams = [int(state.pairs["nameless_stream"][pair]), int(state.pairs["named_stream"][pair])]
-    while streams[-1] != NONE:
-        streams.append(int(state.streams["next"][streams[-1]]))
-    rows = np.array([stream for stream in streams if stream != NONE], np.int64)
-    starts, ends = state.streams["run_start"][rows], state.streams["last_at"][rows]
-    return [(s, e) for s, e in zip(starts.tolist(), ends.tolist(), strict=True) if e > s]
 
 
 def user_totals(state: State, user: str) -> UserTotals | None:
@@ -121,8 +111,7 @@ def movie_totals(state: State, slugs: list[str], now_ms: int) -> list[MovieTotal
 
 def watching_now(state: State, now_ms: int) -> NDArray[np.int64]:
     """By movie, the streams whose last event is at most a minute old."""
-    live = np.flatnonzero(state.streams["last_t"] >= now_ms - WATCHING_NOW_MS)
-    movies = state.pairs["movie"][state.streams["pair"][live]]
+    movies = state.pairs["movie"][state.streams.live_pairs(now_ms - WATCHING_NOW_MS)]
     return np.bincount(movies, minlength=len(state.movies))
 
 

@@ -253,7 +253,7 @@ class Shard:
             users=len(state.users),
             movies=len(state.movies),
             pairs=len(state.pairs),
-            streams=len(state.streams),
+            streams=len(state.streams.table),
             events=state.events,
             events_per_second=self._rate.per_second(),
             memory_bytes=psutil.Process().memory_info().rss,

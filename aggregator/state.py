@@ -7,7 +7,6 @@ event; a property test holds the two together. The numbers in comments are those
 of the rules in docs/watch-time.md.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,17 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from aggregator.intmap import IntMap, mix
+from aggregator.groups import last_of, lengths_of, starts_of
 from aggregator.names import Names
 from aggregator.recent import RecentHashes
 from aggregator.rules import COMPLETE_TAIL_MS, HOUR_MS, PARTS, Rules
 from aggregator.runs import Runs
-from aggregator.table import Table
+from aggregator.streams import Events, Streams, Watched
+from aggregator.table import NONE, IndexedTable, Table
 from persistence.batch import Batch
 
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-#: No row, no time: where 0 could be meant.
-NONE = -1
 
 _PAIR_COLUMNS = {
     "user": np.int32,
@@ -44,14 +41,6 @@ _PAIR_COLUMNS = {
     "duration_ms": np.int64,
     "completed_t": np.int64,
 }
-_STREAM_COLUMNS = {
-    "pair": np.int32,
-    "next": np.int32,
-    "session_hash": np.int64,
-    "last_t": np.int64,
-    "last_at": np.int64,
-    "run_start": np.int64,
-}
 _TOTAL_COLUMNS = {
     "watch_ms": np.int64,
     "first_t": np.int64,
@@ -64,29 +53,6 @@ _TOTAL_COLUMNS = {
 _HOUR_COLUMNS = {"movie": np.int32, "hour": np.int32, "watch_ms": np.int64}
 
 
-@dataclass(slots=True)
-class _Events:
-    """Events of a batch in pair order: all of a pair together, as they arrived.
-
-    `group` numbers the pairs of the batch 0, 1, 2 …; `starts` are where they begin.
-    """
-
-    at: Int64s
-    t: Int64s
-    group: Int64s
-    starts: Int64s
-
-
-@dataclass(slots=True)
-class _Watched:
-    """What streams make of events: which were not late, and what each of those adds."""
-
-    group: Int64s
-    t: Int64s
-    credit: Int64s
-    opens_view: Bools
-
-
 class State:
     """Everything a shard knows. `apply` changes it; it is deterministic and does no I/O."""
 
@@ -96,15 +62,14 @@ class State:
         nothing = {"first_t": np.iinfo(np.int64).max, "last_t": NONE}
         self.users = Table(_TOTAL_COLUMNS, nothing)
         self.movies = Table(_TOTAL_COLUMNS, nothing)
-        self.pairs = Table(
+        self.pairs = IndexedTable(
             _PAIR_COLUMNS,
             {"latest_t": NONE, "completed_t": NONE, "nameless_stream": NONE, "named_stream": NONE},
         )
-        self.streams = Table(_STREAM_COLUMNS, {})
-        self.hours = Table(_HOUR_COLUMNS, {})
+        self.hours = IndexedTable(_HOUR_COLUMNS, {})
         self.runs = Runs()
+        self.streams = Streams(rules, self.pairs, self.runs)
         self.recent = RecentHashes()
-        self._pair_index, self._stream_index, self._hour_index = IntMap(), IntMap(), IntMap()
 
     @property
     def events(self) -> int:
@@ -128,7 +93,7 @@ class State:
         user_code, movie_code = self.user_names.code(user), self.movie_names.code(slug)
         if user_code is None or movie_code is None:
             return None
-        row = int(self._pair_index.find(np.array([user_code << 32 | movie_code]))[0])
+        row = int(self.pairs.find(np.array([user_code << 32 | movie_code]))[0])
         return None if row == NONE else row
 
     # Duplicates
@@ -166,20 +131,22 @@ class State:
         key = user << 32 | movie
         order = np.argsort(key, kind="stable")
         key = key[order]
-        starts = _starts(key[1:] != key[:-1])
-        counts = np.diff(starts, append=len(key))
-        events = _Events(
+        starts = starts_of(key[1:] != key[:-1])
+        counts = lengths_of(starts, len(key))
+        events = Events(
             at=batch.at_ms[order],
             t=_happened(batch, received)[order],
             group=np.repeat(np.arange(len(starts)), counts),
             starts=starts,
         )
-        rows, is_new = self._pair_rows(key[starts])
+        rows, is_new = self.pairs.find_or_add(
+            key[starts], user=user[order][starts], movie=movie[order][starts]
+        )
         self._move_moments(events, rows)
         duration_ms = None if batch.duration_ms is None else batch.duration_ms[order]
         completions = self._complete(events, rows, duration_ms)
         sessions = None if batch.sessions == [""] else _hash_sessions(batch)[order]
-        watched = self._follow_streams(events, rows, sessions)
+        watched = self.streams.follow(events, rows, sessions)
         self._add_hours(watched, rows)
         self._add_totals(events, rows, watched, counts, is_new, completions)
 
@@ -189,12 +156,7 @@ class State:
             totals.add(len(names) - len(totals))
         return codes
 
-    def _pair_rows(self, keys: Int64s) -> tuple[Int64s, Bools]:
-        return _find_or_add(
-            self._pair_index, self.pairs, keys, user=keys >> 32, movie=keys & 0xFFFFFFFF
-        )
-
-    def _move_moments(self, events: _Events, rows: Int64s) -> None:
+    def _move_moments(self, events: Events, rows: Int64s) -> None:
         """The latest moment is that of the highest t, the later arrival at a tie."""
         index = np.arange(len(events.t))
         is_peak = events.t == np.maximum.reduceat(events.t, events.starts)[events.group]
@@ -205,7 +167,7 @@ class State:
         furthest = np.maximum.reduceat(events.at, events.starts)
         self.pairs["furthest_ms"][rows] = np.maximum(self.pairs["furthest_ms"][rows], furthest)
 
-    def _complete(self, events: _Events, rows: Int64s, given: Int64s | None) -> Bools:
+    def _complete(self, events: Events, rows: Int64s, given: Int64s | None) -> Bools:
         """Takes over the durations given and latches completion; which pairs it latched for."""
         known = self.pairs["duration_ms"][rows][events.group]
         index = np.arange(len(known))
@@ -213,7 +175,7 @@ class State:
             last_given = np.maximum.accumulate(np.where(given > 0, index, NONE))
             in_group = last_given >= events.starts[events.group]
             known = np.where(in_group, given[last_given], known)
-            self.pairs["duration_ms"][rows] = known[np.append(events.starts[1:], len(known)) - 1]
+            self.pairs["duration_ms"][rows] = known[last_of(events.starts, len(known))]
         latched = np.zeros(len(rows), np.bool_)
         if self.rules.credit == "position" and known.any():
             complete = (known > 0) & (
@@ -225,142 +187,21 @@ class State:
             self.pairs["completed_t"][rows[latched]] = events.t[first[latched]]
         return latched
 
-    # Streams
-
-    def _follow_streams(self, events: _Events, pairs: Int64s, sessions: Int64s | None) -> _Watched:
-        """Applies rules 1 to 4. `pairs` are the rows of the groups, `sessions` hashes an event."""
-        group, at, t = events.group, events.at, events.t
-        if sessions is None:
-            starts, sessions = events.starts, np.zeros(len(events.starts), np.int64)
-        else:
-            by_stream = np.lexsort((sessions, group))
-            group, at, t, sessions = (c[by_stream] for c in (group, at, t, sessions))
-            starts = _starts((group[1:] != group[:-1]) | (sessions[1:] != sessions[:-1]))
-            sessions = sessions[starts]
-        streams, is_new = self._stream_rows(pairs[group[starts]], sessions)
-        stream = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(t)))
-        late = self._late(t, stream, starts, streams)
-        all_group, all_at, all_t = group, at, t
-        if late.any():
-            at, t, group, stream = (column[~late] for column in (at, t, group, stream))
-        watched = self._follow(at, t, group, stream, streams, is_new)
-        if self.rules.credit == "position":
-            return watched
-        opens_view = np.zeros(len(all_t), np.bool_)
-        opens_view[~late] = watched.opens_view
-        return _Watched(all_group, all_t, all_at, opens_view)
-
-    def _late(self, t: Int64s, stream: Int64s, starts: Int64s, streams: Int64s) -> Bools:
-        """Rule 2: earlier than the stream's last t, which late events do not move."""
-        before = np.empty_like(t)
-        # One running maximum over all streams: each is lifted above the one before it.
-        lift = stream * (np.ptp(t) + 1)
-        before[1:] = (np.maximum.accumulate(t + lift) - lift)[:-1]
-        before[starts] = NONE
-        return t < np.maximum(before, self.streams["last_t"][streams][stream])
-
-    def _follow(
-        self,
-        at: Int64s,
-        t: Int64s,
-        group: Int64s,
-        stream: Int64s,
-        streams: Int64s,
-        is_new: Bools,
-    ) -> _Watched:
-        """Rules 1, 3 and 4, for events in stream order of which none is late.
-
-        `stream` says which of the rows `streams` an event is of; those with
-        `is_new` have had no event yet.
-        """
-        if not len(at):
-            return _Watched(group, t, at, np.zeros(0, np.bool_))
-        starts = _starts(stream[1:] != stream[:-1])
-        rows = streams[stream[starts]]
-        first = np.zeros(len(at), np.bool_)
-        first[starts] = is_new[stream[starts]]
-        last_t, last_at = _shifted(t), _shifted(at)
-        last_t[starts], last_at[starts] = (
-            self.streams["last_t"][rows],
-            self.streams["last_at"][rows],
-        )
-        opens_view = first | (t - last_t > self.rules.idle_ms)  # 1, 3
-        step = at - last_at
-        goes_on = ~opens_view & (step >= 0) & (step <= self.rules.max_gap_ms)  # 4
-        run_start = self._run_starts(at, goes_on, starts, rows)
-        start_before = _shifted(run_start)
-        start_before[starts] = self.streams["run_start"][rows]
-        if self.rules.credit == "position":
-            closes = np.flatnonzero(~goes_on & ~first & (last_at > start_before))
-            pairs = self.streams["pair"][streams[stream[closes]]]
-            movies = self.pairs["movie"][pairs]
-            columns = (pairs, movies, start_before[closes], last_at[closes])
-            for run in zip(*(column.tolist() for column in columns), strict=True):
-                self.runs.close(*run)
-        ends = np.append(starts[1:], len(at)) - 1
-        self.streams["last_t"][rows] = t[ends]
-        self.streams["last_at"][rows] = at[ends]
-        self.streams["run_start"][rows] = run_start[ends]
-        return _Watched(group, t, np.where(goes_on, step, 0), opens_view)
-
-    def _run_starts(self, at: Int64s, goes_on: Bools, starts: Int64s, rows: Int64s) -> Int64s:
-        """Where the run of each event began."""
-        index = np.arange(len(at))
-        opened = np.maximum.accumulate(np.where(goes_on, NONE, index))
-        counts = np.diff(starts, append=len(at))
-        inherited = np.repeat(self.streams["run_start"][rows], counts)
-        return np.where(opened >= np.repeat(starts, counts), at[opened], inherited)
-
-    def _stream_rows(self, pairs: Int64s, sessions: Int64s) -> tuple[Int64s, Bools]:
-        """Rows of distinct streams in pair order. The nameless one is found through its pair."""
-        named = sessions != 0
-        rows = self.pairs["nameless_stream"][pairs].astype(np.int64)
-        is_new = rows == NONE
-        nameless_new = is_new & ~named
-        if nameless_new.any():
-            of_pairs = pairs[nameless_new]
-            rows[nameless_new] = self.streams.add(
-                len(of_pairs), pair=of_pairs, next=NONE, last_t=NONE
-            )
-            self.pairs["nameless_stream"][of_pairs] = rows[nameless_new]
-        if named.any():
-            rows[named], is_new[named] = self._named_stream_rows(pairs[named], sessions[named])
-        return rows, is_new
-
-    def _named_stream_rows(self, pairs: Int64s, sessions: Int64s) -> tuple[Int64s, Bools]:
-        rows, is_new = _find_or_add(
-            self._stream_index,
-            self.streams,
-            _stream_keys(pairs, sessions),
-            pair=pairs,
-            session_hash=sessions,
-            last_t=np.full(len(pairs), NONE),
-        )
-        fresh, of_pairs = rows[is_new], pairs[is_new]
-        # The named streams of a pair are a list: each new one points to the one before it.
-        chained = np.append(False, of_pairs[1:] == of_pairs[:-1])[: len(fresh)]
-        before = np.where(chained, fresh - 1, self.pairs["named_stream"][of_pairs])
-        self.streams["next"][fresh] = before
-        self.pairs["named_stream"][of_pairs] = fresh
-        return rows, is_new
-
     # Sums
 
-    def _add_hours(self, watched: _Watched, pairs: Int64s) -> None:
+    def _add_hours(self, watched: Watched, pairs: Int64s) -> None:
         credited = watched.credit > 0
         movie = self.pairs["movie"][pairs[watched.group[credited]]].astype(np.int64)
         key = movie << 32 | watched.t[credited] // HOUR_MS
         distinct, which = np.unique(key, return_inverse=True)
-        rows, _ = _find_or_add(
-            self._hour_index, self.hours, distinct, movie=distinct >> 32, hour=distinct & 0xFFFFFFFF
-        )
+        rows, _ = self.hours.find_or_add(distinct, movie=distinct >> 32, hour=distinct & 0xFFFFFFFF)
         np.add.at(self.hours["watch_ms"], rows[which], watched.credit[credited])
 
     def _add_totals(
         self,
-        events: _Events,
+        events: Events,
         rows: Int64s,
-        watched: _Watched,
+        watched: Watched,
         counts: Int64s,
         is_new: Bools,
         completions: Bools,
@@ -398,7 +239,7 @@ class State:
                 "name", pa.array(self.movie_names.to_list(), pa.string())
             ),
             "pairs": self.pairs.to_arrow(),
-            "streams": self.streams.to_arrow(),
+            "streams": self.streams.table.to_arrow(),
             "hours": self.hours.to_arrow(),
             "recent": self.recent.to_arrow(),
             **self.runs.to_arrow(),
@@ -412,31 +253,9 @@ class State:
             getattr(self, name).load_arrow(tables[name])
         self.runs.load_arrow(tables)
         self.recent.load_arrow(tables["recent"], young_since_ms)
-        self._index_rows()
-
-    def _index_rows(self) -> None:
-        user, movie = self.pairs["user"].astype(np.int64), self.pairs["movie"]
-        self._pair_index.insert(user << 32 | movie, np.arange(len(self.pairs)))
-        named = np.flatnonzero(self.streams["session_hash"])
-        keys = _stream_keys(
-            self.streams["pair"][named].astype(np.int64), self.streams["session_hash"][named]
-        )
-        self._stream_index.insert(keys, named)
-        of_movie = self.hours["movie"].astype(np.int64)
-        self._hour_index.insert(of_movie << 32 | self.hours["hour"], np.arange(len(self.hours)))
-
-
-def _find_or_add(
-    index: IntMap, table: Table, keys: Int64s, **columns: Int64s
-) -> tuple[Int64s, Bools]:
-    """Rows of distinct `keys`; missing ones are added with their `columns`. And which were."""
-    rows = index.find(keys)
-    is_new = rows == NONE
-    if is_new.any():
-        chosen: dict[str, Any] = {name: column[is_new] for name, column in columns.items()}
-        rows[is_new] = table.add(int(np.count_nonzero(is_new)), **chosen)
-        index.insert(keys[is_new], rows[is_new])
-    return rows, is_new
+        for table, high, low in ((self.pairs, "user", "movie"), (self.hours, "movie", "hour")):
+            keys = table[high].astype(np.int64) << 32 | table[low]
+            table.index(keys, np.arange(len(table)))
 
 
 def _happened(batch: Batch, received: Int64s) -> Int64s:
@@ -450,22 +269,6 @@ def _hash_sessions(batch: Batch) -> Int64s:
     """A hash an event, 0 for the nameless session."""
     hashes = [xxhash.xxh3_64_intdigest(name.encode()) | 1 if name else 0 for name in batch.sessions]
     return np.array(hashes, np.uint64).view(np.int64)[batch.session]
-
-
-def _stream_keys(pairs: Int64s, sessions: Int64s) -> Int64s:
-    return (mix(pairs) ^ sessions.view(np.uint64)).view(np.int64)
-
-
-def _starts(changes: Bools) -> Int64s:
-    """Where groups begin, from whether each element but the first differs from the one before."""
-    return np.append(0, np.flatnonzero(changes) + 1)
-
-
-def _shifted(column: Int64s) -> Int64s:
-    """Each element's predecessor; the first one is left to the caller."""
-    shifted = np.empty_like(column)
-    shifted[1:] = column[:-1]
-    return shifted
 
 
 def _sum_groups(group: Int64s, values: NDArray[Any], groups: int) -> Int64s:

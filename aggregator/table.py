@@ -7,11 +7,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
+from aggregator.intmap import IntMap
+
 #: Growing by half keeps unused space under a third.
 _GROWTH = 1.5
 _ROWS_MIN = 64
 
 Column = NDArray[Any]
+Int64s = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+#: No row, no time: where 0 could be meant.
+NONE = -1
 
 
 class Table:
@@ -39,7 +46,7 @@ class Table:
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self._columns.values())
 
-    def add(self, rows: int, **values: Any) -> NDArray[np.int64]:
+    def add(self, rows: int, **values: Any) -> Int64s:
         """Appends `rows` rows, with `values` in their columns; returns their numbers."""
         start = self._count
         self._reserve(start + rows)
@@ -70,3 +77,29 @@ class Table:
                 if name in stored.column_names
             },
         )
+
+
+class IndexedTable(Table):
+    """A table whose rows are found by an int64 key, as far as they have been given one."""
+
+    def __init__(self, columns: Mapping[str, DTypeLike], absent: Mapping[str, int]) -> None:
+        super().__init__(columns, absent)
+        self._index = IntMap()
+
+    def find(self, keys: Int64s) -> Int64s:
+        """The row of each key, `NONE` where there is none."""
+        return self._index.find(keys)
+
+    def find_or_add(self, keys: Int64s, **columns: Int64s) -> tuple[Int64s, Bools]:
+        """The rows of distinct `keys`, missing ones added with their `columns`; and which were."""
+        rows = self._index.find(keys)
+        is_new = rows == NONE
+        if is_new.any():
+            chosen: dict[str, Any] = {name: column[is_new] for name, column in columns.items()}
+            rows[is_new] = self.add(int(np.count_nonzero(is_new)), **chosen)
+            self._index.insert(keys[is_new], rows[is_new])
+        return rows, is_new
+
+    def index(self, keys: Int64s, rows: Int64s) -> None:
+        """Makes loaded rows findable again."""
+        self._index.insert(keys, rows)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aggregator.answers import open_runs, progress
+from aggregator.answers import progress
 from aggregator.reference import Reference
 from aggregator.rules import HOUR_MS
 from aggregator.runs import Interval
@@ -86,4 +86,4 @@ def retention(state: State, movie: int) -> tuple[list[int], list[int]]:
 
 
 def _runs(state: State, row: int) -> list[Interval]:
-    return open_runs(state, row) if state.rules.credit == "position" else []
+    return state.streams.open_runs(row) if state.rules.credit == "position" else []

@@ -12,10 +12,11 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
-from aggregator.errors import NoAnswerError, OverloadedError, ShardsUnavailableError
+from aggregator.errors import OverloadedError, ShardsUnavailableError
 from aggregator.event import Part, to_batch
 from aggregator.messages import (
     Answers,
@@ -30,6 +31,8 @@ from aggregator.messages import (
 #: Frames this large have nothing to gain from growing.
 FRAME_EVENTS_MAX = 50_000
 FRAME_QUERIES_MAX = 10_000
+
+R = TypeVar("R", Applied, Answers)
 
 #: Sends a frame to the shard until there is a reply, or raises `NoAnswerError`.
 Send = Callable[[bytes], Awaitable[bytes]]
@@ -109,6 +112,13 @@ class Lane:
         self._queries_came.set()
         return await waiting.answer
 
+    async def _exchange(self, frame: bytes, expected: type[R]) -> R:
+        reply = decode_reply(await self._send(frame))
+        if not isinstance(reply, expected):
+            reason = reply.reason if isinstance(reply, Refused) else f"an unexpected {reply}"
+            raise ShardsUnavailableError({self.shard: reason})
+        return reply
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -124,9 +134,7 @@ class Lane:
             try:
                 batch = to_batch([waiting.part for waiting in taken])
                 frame = encode_events(self._producer, self._sequence, batch.encode())
-                reply = decode_reply(await self._send(frame))
-                if not isinstance(reply, Applied):
-                    raise _refusal(self.shard, reply)
+                reply = await self._exchange(frame, Applied)
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 for waiting in taken:
                     _fail(waiting.outcome, error)
@@ -165,9 +173,7 @@ class Lane:
                 self._queries_came.clear()
             try:
                 frame = encode_queries([waiting.query for waiting in taken])
-                reply = decode_reply(await self._send(frame))
-                if not isinstance(reply, Answers):
-                    raise _refusal(self.shard, reply)
+                reply = await self._exchange(frame, Answers)
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 for waiting in taken:
                     _fail(waiting.answer, error)
@@ -175,11 +181,6 @@ class Lane:
                 for waiting, answer in zip(taken, reply.answers, strict=True):
                     if not waiting.answer.done():
                         waiting.answer.set_result(answer)
-
-
-def _refusal(shard: int, reply: Applied | Answers | Refused) -> NoAnswerError:
-    reason = reply.reason if isinstance(reply, Refused) else f"unexpected {type(reply).__name__}"
-    return ShardsUnavailableError({shard: reason})
 
 
 def _fail(future: asyncio.Future[Outcome] | asyncio.Future[msgspec.Raw], error: Exception) -> None:

@@ -6,15 +6,6 @@ from sanic import Sanic
 
 from api import documentation, events, operating, queries, watching
 from api.problems import ProblemHandler
-from api.schema import (
-    EventsAnswer,
-    MovieAnswer,
-    MoviesAnswer,
-    PositionAnswer,
-    ProgressAnswer,
-    StatsAnswer,
-    UserAnswer,
-)
 from api.settings import Settings
 
 #: How long requests under way may go on when the server stops.
@@ -40,17 +31,5 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.ctx.settings = settings
     for module in (events, queries, watching, operating):
         app.blueprint(module.blueprint)
-    documentation.install(
-        app,
-        (
-            EventsAnswer,
-            MovieAnswer,
-            MoviesAnswer,
-            PositionAnswer,
-            ProgressAnswer,
-            StatsAnswer,
-            UserAnswer,
-            watching.Watching,
-        ),
-    )
+    documentation.install(app)
     return app

@@ -23,13 +23,22 @@ from api.problems import CONTENT_TYPE, Problem
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+_referenced: set[type[msgspec.Struct]] = set()
+
+
+def reference(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """A schema that is that of `struct`."""
+    _referenced.add(struct)
+    return {"$ref": f"#/components/schemas/{struct.__name__}"}
+
+
 _EVENT = {"user": "username", "slug": "show_slug", "at": 4500}
 EVENTS_BODY = {
     "application/json": {
         "schema": {
             "oneOf": [
-                {"$ref": "#/components/schemas/Event"},
-                {"type": "array", "items": {"$ref": "#/components/schemas/Event"}},
+                reference(Event),
+                {"type": "array", "items": reference(Event)},
             ]
         },
         "example": _EVENT,
@@ -81,10 +90,10 @@ def operation(
     content = (
         {text: {"schema": {"type": "string"}}}
         if answer is None
-        else {"application/json": {"schema": _reference(answer)}}
+        else {"application/json": {"schema": reference(answer)}}
     )
     responses = [Response(content, 200, "Done")] + [
-        Response({CONTENT_TYPE: {"schema": _reference(Problem)}}, status, _PROBLEMS[status])
+        Response({CONTENT_TYPE: {"schema": reference(Problem)}}, status, _PROBLEMS[status])
         for status in problems
     ]
     decorate: Callable[[Handler], Handler] = openapi.definition(
@@ -108,10 +117,6 @@ def _query(kind: Any, default: Any) -> Schema:
     if kind is str:
         return _text(default)
     return openapi.String(enum=list(kind), default=default)
-
-
-def _reference(struct: type[msgspec.Struct]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{struct.__name__}"}
 
 
 _PAGE = """<!doctype html>
@@ -149,8 +154,8 @@ class _OfflineOpenAPI(OpenAPIExtension):
         return ""
 
 
-def install(app: Sanic[Any, Any], structs: tuple[type[msgspec.Struct], ...]) -> None:
-    """Serves /docs and /openapi.json. `structs` are those that handlers refer to."""
+def install(app: Sanic[Any, Any]) -> None:
+    """Serves /docs and /openapi.json."""
     app.config.update(
         API_TITLE="playhead",
         API_VERSION=__version__,
@@ -172,7 +177,7 @@ def install(app: Sanic[Any, Any], structs: tuple[type[msgspec.Struct], ...]) -> 
         },
     )
     _, components = msgspec.json.schema_components(
-        (Event, Problem, *structs), ref_template="#/components/schemas/{name}"
+        _referenced, ref_template="#/components/schemas/{name}"
     )
     for name, schema in components.items():
         SpecificationBuilder().add_component("schemas", name, schema)

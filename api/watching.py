@@ -33,7 +33,7 @@ class Watching(msgspec.Struct, frozen=True):
     answer=PositionAnswer,
     body={
         "application/json": {
-            "schema": {"$ref": "#/components/schemas/Watching"},
+            "schema": doc.reference(Watching),
             "example": {"video_id": "123", "position": 1},
         }
     },

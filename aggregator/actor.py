@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,9 @@ from aggregator import wire
 from aggregator.messages import Refused
 from aggregator.shard import Shard, ShardSettings
 from persistence.errors import PersistenceError
+
+#: Between attempts to recover a shard that could not.
+RETRY_S = 5.0
 
 _encoder = msgspec.msgpack.Encoder()
 _logger = logging.getLogger(__name__)
@@ -32,28 +36,35 @@ class ShardActor:
     """`handle` is the entry for frames; callers on the same node use the socket instead."""
 
     def __init__(self, settings: ShardSettings, socket_folder: str, log_level: int) -> None:
-        """Recovers the shard. One that cannot be trusted says so and answers nothing else."""
+        """Recovers the shard. One that cannot says why, and tries again when it is asked."""
         logging.basicConfig(level=log_level, format="%(levelname)s %(message)s")
         self._settings = settings
         self._socket = Path(socket_folder) / f"shard-{settings.number:04}.sock"
+        self._serving = asyncio.Lock()
         self._server: asyncio.AbstractServer | None = None
         self._shard: Shard | None = None
         self._failure: str | None = None
-        try:
-            self._shard = Shard(settings)
-        except PersistenceError as error:
-            self._failure = str(error)
-            _logger.critical("shard %d does not start: %s", settings.number, error)
+        self._retry_at_s = 0.0
+        self._closed = False
+        self._open()
 
     async def handle(self, frame: bytes) -> bytes:
+        """The encoded reply; `Refused` also when handling fails, so that no caller waits."""
+        self._open()
         if self._shard is None:
             return _encoder.encode(Refused(self._failure or "the shard has been closed"))
-        return await self._shard.handle(frame)
+        try:
+            return await self._shard.handle(frame)
+        except Exception as error:
+            _logger.exception("shard %d cannot handle a frame", self._settings.number)
+            return _encoder.encode(Refused(f"a fault of playhead's own: {error!r}"))
 
     async def describe(self) -> bytes:
         """An encoded `Description`; the socket listens from the first call on."""
-        if self._server is None and self._shard is not None:
-            self._server = await wire.serve(self._socket, self.handle)
+        self._open()
+        async with self._serving:
+            if self._server is None and self._shard is not None:
+                self._server = await wire.serve(self._socket, self.handle)
         return _encoder.encode(
             Description(
                 shard=self._settings.number,
@@ -67,8 +78,19 @@ class ShardActor:
 
     async def close(self) -> None:
         """Snapshots and lets go of the data; the actor answers nothing after."""
-        shard, self._shard = self._shard, None
+        shard, self._shard, self._closed = self._shard, None, True
         if self._server is not None:
             self._server.close()
         if shard is not None:
             await shard.close()
+
+    def _open(self) -> None:
+        """Recovers if that has failed so far: what stood in the way may have been put right."""
+        if self._shard is not None or self._closed or time.monotonic() < self._retry_at_s:
+            return
+        try:
+            self._shard, self._failure = Shard(self._settings), None
+        except Exception as error:
+            self._failure = str(error) if isinstance(error, PersistenceError) else repr(error)
+            self._retry_at_s = time.monotonic() + RETRY_S
+            _logger.exception("shard %d does not start", self._settings.number)

@@ -1,5 +1,8 @@
 """What a shard's state says to a query."""
 
+from functools import cached_property
+from heapq import nsmallest
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,18 +32,31 @@ _COLUMN_OF: dict[Sort, str] = {
 }
 
 
-def answer(state: State, query: Query, now_ms: int) -> Answer:
-    """None where the user, or the pair, has never been seen. `now_ms` is the shard's clock."""
-    match query:
-        case ProgressQuery(user, slug):
-            return progress(state, user, slug)
-        case UserQuery(user):
-            return user_totals(state, user)
-        case MoviesQuery(slugs):
-            return movie_totals(state, slugs, now_ms)
-        case TopQuery():
-            return top(state, query)
-    raise TypeError(f"not a query about the state: {query}")
+class View:
+    """A state at a moment by the shard's clock, for all queries that are answered together."""
+
+    def __init__(self, state: State, now_ms: int) -> None:
+        self.state = state
+        self.now_ms = now_ms
+
+    def answer(self, query: Query) -> Answer:
+        """None where the user, or the pair, has never been seen."""
+        match query:
+            case ProgressQuery(user, slug):
+                return progress(self.state, user, slug)
+            case UserQuery(user):
+                return user_totals(self.state, user)
+            case MoviesQuery(slugs):
+                return movie_totals(self.state, slugs, self.watching_now)
+            case TopQuery():
+                return top(self.state, query)
+        raise TypeError(f"not a query about the state: {query}")
+
+    @cached_property
+    def watching_now(self) -> NDArray[np.int64]:
+        """By movie, the streams whose last event is at most a minute old."""
+        pairs = self.state.streams.live_pairs(self.now_ms - WATCHING_NOW_MS)
+        return np.bincount(self.state.pairs["movie"][pairs], minlength=len(self.state.movies))
 
 
 def progress(state: State, user: str, slug: str) -> Progress | None:
@@ -89,8 +105,7 @@ def user_totals(state: State, user: str) -> UserTotals | None:
     )
 
 
-def movie_totals(state: State, slugs: list[str], now_ms: int) -> list[MovieTotals]:
-    watching = watching_now(state, now_ms)
+def movie_totals(state: State, slugs: list[str], watching: NDArray[np.int64]) -> list[MovieTotals]:
     totals = state.movies
     return [
         MovieTotals(
@@ -109,12 +124,6 @@ def movie_totals(state: State, slugs: list[str], now_ms: int) -> list[MovieTotal
     ]
 
 
-def watching_now(state: State, now_ms: int) -> NDArray[np.int64]:
-    """By movie, the streams whose last event is at most a minute old."""
-    movies = state.pairs["movie"][state.streams.live_pairs(now_ms - WATCHING_NOW_MS)]
-    return np.bincount(movies, minlength=len(state.movies))
-
-
 def top(state: State, query: TopQuery) -> list[Ranked]:
     """The movies with the most, highest first, ties by slug; or the values of those named."""
     values = _values(state, query.sort, query.since_hour)
@@ -124,12 +133,12 @@ def top(state: State, query: TopQuery) -> list[Ranked]:
     limit = min(query.limit, len(values))
     if limit == 0:
         return []
-    least = np.partition(values, len(values) - limit)[len(values) - limit]
-    ranked = [
-        Ranked(state.movie_names[code], int(values[code]))
-        for code in np.flatnonzero(values >= least).tolist()
-    ]
-    return sorted(ranked, key=lambda movie: (-movie.value, movie.slug))[:limit]
+    least = int(np.partition(values, len(values) - limit)[len(values) - limit])
+    above = np.flatnonzero(values > least).tolist()
+    ranked = [Ranked(state.movie_names[code], int(values[code])) for code in above]
+    ranked.sort(key=lambda movie: (-movie.value, movie.slug))
+    ties = (state.movie_names[code] for code in np.flatnonzero(values == least).tolist())
+    return ranked + [Ranked(slug, least) for slug in nsmallest(limit - len(ranked), ties)]
 
 
 def _values(state: State, sort: Sort, since_hour: int | None) -> NDArray[np.int64]:

@@ -51,7 +51,7 @@ class Cluster:
     def _local_options(self) -> dict[str, Any]:
         return {
             "_node_ip_address": "127.0.0.1",
-            "_temp_dir": str(self._runtime_folder),
+            "_temp_dir": str(self._runtime_folder / "ray"),  # Ray opens it to everyone
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
@@ -107,8 +107,11 @@ def leave() -> None:
 
 
 def _make_runtime_folder(namespace: str) -> Path:
-    """For Ray's files and the shards' sockets; what a killed server left behind goes."""
-    prefix = f"{namespace[:20]}-"
+    """For Ray's files and the shards' sockets, its owner's alone.
+
+    What a killed server left behind goes.
+    """
+    prefix = f"{namespace[:14]}-"  # short, as a socket's path may have 107 bytes
     for leftover in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         if leftover.stat().st_uid == os.getuid():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -15,6 +15,8 @@ from persistence.batch import Batch
 NAME_BYTES_MAX = 256
 TAG_BYTES_MAX = 128
 SECONDS_MAX = 10_000_000.0
+#: Keeps keys apart from ids of the same text; fixed for ever, as hashes are on disk.
+KEY_SEED = 1
 #: Beyond it a float no longer holds every whole millisecond.
 TS_MAX = 2.0**53
 
@@ -75,8 +77,8 @@ def id_hash(user: str, id: str) -> int:
 
 
 def key_hash(user: str, key: str) -> int:
-    """What is kept of a (user, idempotency key): 64 bits, never 0; no id's hash by construction."""
-    return xxhash.xxh3_64_intdigest(f"{user}\n\n{key}".encode()) or 1
+    """What is kept of a (user, idempotency key): 64 bits, never 0."""
+    return xxhash.xxh3_64_intdigest(f"{user}\n{key}".encode(), KEY_SEED) or 1
 
 
 def _codes(names: list[str]) -> tuple[list[str], NDArray[np.int32]]:

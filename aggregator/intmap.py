@@ -35,10 +35,6 @@ class IntMap:
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def nbytes(self) -> int:
-        return self._keys.nbytes + self._rows.nbytes
-
     def keys(self) -> Int64s:
         keys: Int64s = self._keys[self._rows != _EMPTY]
         return keys

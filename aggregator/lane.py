@@ -136,6 +136,9 @@ class Lane:
                 frame = encode_events(self._producer, self._sequence, batch.encode())
                 reply = await self._exchange(frame, Applied)
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
+                taken += self._parts  # what waits for a shard that is away has waited enough
+                self._parts.clear()
+                self._parts_came.clear()
                 for waiting in taken:
                     _fail(waiting.outcome, error)
             else:
@@ -175,6 +178,9 @@ class Lane:
                 frame = encode_queries([waiting.query for waiting in taken])
                 reply = await self._exchange(frame, Answers)
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
+                taken += self._queries
+                self._queries.clear()
+                self._queries_came.clear()
                 for waiting in taken:
                     _fail(waiting.answer, error)
             else:

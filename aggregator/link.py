@@ -79,8 +79,10 @@ class ShardLink:
                 if description.node_id == self._node_id and description.failure is None:
                     connection = await wire.connect(description.socket_path)
                     self._call = connection.call
-                else:
+                elif description.failure is None:
                     self._call = self._call_through_ray
+                else:
+                    return self._call_through_ray  # it may recover, so ask again next time
             return self._call
 
     async def _call_through_ray(self, frame: bytes) -> bytes:

@@ -29,10 +29,6 @@ class RecentHashes:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    @property
-    def nbytes(self) -> int:
-        return self._young.nbytes + self._old.nbytes
-
     def contains(self, hashes: Int64s) -> NDArray[np.bool_]:
         seen = self._young.find(hashes) >= 0
         if len(self._old):
@@ -43,18 +39,16 @@ class RecentHashes:
         """Remembers `hashes`, which are distinct and not contained yet."""
         if not len(hashes):
             return
-        if self.turns(received_ms):
+        if len(self._young) and self.turns(received_ms, received_ms, 0):
             self._old, self._young = self._young, IntMap()
         if not len(self._young):
             self._young_since_ms = received_ms
         self._young.insert(hashes, np.arange(len(self._young), len(self._young) + len(hashes)))
 
-    def turns(self, received_ms: int, more: int = 0) -> bool:
-        """Whether the old half goes at the next `add`, or would after `more` hashes."""
-        return len(self._young) > 0 and (
-            received_ms - self._young_since_ms > self._window_ms
-            or len(self._young) + more >= self._half_max
-        )
+    def turns(self, first_ms: int, last_ms: int, more: int) -> bool:
+        """Whether the old half would go while `more` hashes come from `first_ms` to `last_ms`."""
+        since_ms = self._young_since_ms if len(self._young) else first_ms
+        return last_ms - since_ms > self._window_ms or len(self._young) + more >= self._half_max
 
     def to_arrow(self) -> pa.Table:
         halves = [half.keys() for half in (self._old, self._young)]

@@ -12,7 +12,8 @@ from aggregator.messages import Applied, Refused
 from aggregator.rules import Rules
 from aggregator.state import State
 from persistence import log, snapshot
-from persistence.batch import Batch
+from persistence.batch import Batch, BatchError
+from persistence.errors import DamagedError
 from persistence.log import Record
 
 #: Records are applied together up to here: enough for vectors, little to hold.
@@ -75,15 +76,19 @@ def recover(log_folder: Path, snapshot_folder: Path, rules: Rules) -> Recovered:
     """Loads and replays; raises `PersistenceError` if what is there cannot be trusted."""
     started = time.monotonic()
     recovered = Recovered(State(rules))
-    newest = snapshot.load_newest(snapshot_folder)
+    newest, damage = snapshot.load_newest(snapshot_folder)
+    if damage and not log.segments(log_folder):
+        raise damage[0]
     if newest is not None:
         recovered.state.load_arrow(newest.tables, newest.extra["young_since_ms"])
         recovered.producers.load(newest.extra["producers"])
         recovered.received_ms = newest.extra["received_ms"]
         recovered.snapshot_sequence = newest.sequence
         recovered.next_sequence = newest.sequence + 1
-    for chunk in _chunks(log.replay(log_folder, recovered.snapshot_sequence)):
+    for chunk in _chunks(log_folder, log.replay(log_folder, recovered.snapshot_sequence)):
         _apply(recovered, chunk)
+    if damage:
+        snapshot.set_aside(snapshot_folder, damage)
     recovered.summary = (
         f"{recovered.state.events - recovered.replayed_events} events from the snapshot, "
         f"{recovered.replayed_events} from the log, in {time.monotonic() - started:.1f} s"
@@ -94,11 +99,14 @@ def recover(log_folder: Path, snapshot_folder: Path, rules: Rules) -> Recovered:
 Logged = tuple[Record, Batch]
 
 
-def _chunks(records: Iterable[Record]) -> Iterator[list[Logged]]:
+def _chunks(folder: Path, records: Iterable[Record]) -> Iterator[list[Logged]]:
     chunk: list[Logged] = []
     events = 0
     for record in records:
-        batch = Batch.decode(record.payload)
+        try:
+            batch = Batch.decode(record.payload)
+        except BatchError as error:
+            raise DamagedError(folder, 0, f"record {record.sequence}: {error}") from error
         chunk.append((record, batch))
         events += len(batch)
         if events >= CHUNK_EVENTS:
@@ -112,7 +120,8 @@ def _apply(recovered: Recovered, chunk: list[Logged]) -> None:
     batch = Batch.concatenate([batch for _, batch in chunk])
     last = chunk[-1][0]
     hashes = sum(c is not None for c in (batch.id_hash, batch.key_hash)) * len(batch)
-    if len(chunk) > 1 and hashes and recovered.state.recent.turns(last.received_ms, hashes):
+    first_ms, last_ms = chunk[0][0].received_ms, last.received_ms
+    if len(chunk) > 1 and hashes and recovered.state.recent.turns(first_ms, last_ms, hashes):
         for logged in chunk:  # the ids forgotten must be those that were forgotten live
             _apply(recovered, [logged])
         return

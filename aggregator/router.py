@@ -99,12 +99,15 @@ class Router:
             lists: list[list[Ranked]] = await self._ask_all(query, list[Ranked])
             if self.shards == 1:
                 return lists[0]
-            unlisted_max = sum(ranked[-1].value for ranked in lists if len(ranked) == query.limit)
-            all_listed = all(len(ranked) < query.limit for ranked in lists)
+            last = [ranked[-1] for ranked in lists if len(ranked) == query.limit]
+            unlisted_max = sum(movie.value for movie in last)
+            first_unlisted = min((movie.slug for movie in last), default="")
             slugs = list({movie.slug for ranked in lists for movie in ranked})
             exact = await self._ask_all(msgspec.structs.replace(query, slugs=slugs), list[Ranked])
             result = _rank(exact)[:wanted]
-            if all_listed or (len(result) == wanted and result[-1].value > unlisted_max):
+            end = result[-1] if len(result) == wanted else Ranked("", -1)
+            # At a tie, what a shard did not list comes behind the last slug that it did.
+            if not last or (-end.value, end.slug) <= (-unlisted_max, first_unlisted):
                 return result
             query = msgspec.structs.replace(query, limit=query.limit * 4)
 

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import xxhash
 
-from aggregator import answers
+from aggregator.answers import View
 from aggregator.messages import (
     EVENTS,
     QUERIES,
@@ -86,15 +86,20 @@ class Shard:
         self._clock_ms = clock_ms
         make_folder(settings.folder)
         self._lock = FolderLock(settings.folder, LOCK_WAIT_S)
-        self._epoch = Epoch(settings.folder)
         self._log_folder = settings.folder / "log"
         self._snapshot_folder = settings.folder / "snapshots"
-        recovered = recover(self._log_folder, self._snapshot_folder, settings.rules)
+        try:
+            self._epoch = Epoch(settings.folder)
+            recovered = recover(self._log_folder, self._snapshot_folder, settings.rules)
+        except BaseException:
+            self._lock.release()  # for the next attempt, in this process or another
+            raise
         #: What was found on disk, for people.
         self.recovered = recovered.summary
         self._state, self._producers = recovered.state, recovered.producers
         self._received_ms = recovered.received_ms
         self._snapshot_sequence = recovered.snapshot_sequence
+        self._applied_sequence = recovered.next_sequence - 1
         self._events_since_snapshot = recovered.replayed_events
         self._log = Log(
             self._log_folder, self._epoch, recovered.next_sequence, settings.segment_bytes
@@ -125,7 +130,7 @@ class Shard:
             self._committer.cancel()
         if self._snapshotting is not None:
             await self._snapshotting
-        if self._log.next_sequence - 1 > self._snapshot_sequence:
+        if self._applied_sequence > self._snapshot_sequence:
             await self._snapshot()
         self._disk.shutdown()
         self._log.close()
@@ -203,6 +208,8 @@ class Shard:
             self._events_since_snapshot += len(append.batch)
             self._rate.count(len(append.batch))
             self._answer(append, reply)
+        # The log runs ahead of the state while a group is on its way to the disk.
+        self._applied_sequence = records[-1].sequence
 
     def _answer(self, append: _Append, reply: Reply) -> None:
         del self._in_flight[append.producer, append.sequence]
@@ -217,7 +224,7 @@ class Shard:
 
     async def _snapshot(self) -> None:
         """Writes a frozen copy of the state in a thread, while appends go on."""
-        sequence = self._log.next_sequence - 1
+        sequence = self._applied_sequence
         tables = self._state.to_arrow()
         extra: dict[str, Any] = {
             "received_ms": self._received_ms,
@@ -227,21 +234,23 @@ class Shard:
         self._events_since_snapshot = 0
         try:
             await asyncio.to_thread(snapshot.write, self._snapshot_folder, sequence, tables, extra)
-        except OSError as error:
-            _logger.error("no snapshot of shard %d: %s", self._settings.number, error)
+        except Exception:  # the log has everything, so the shard goes on
+            _logger.exception("no snapshot of shard %d", self._settings.number)
         else:
             self._snapshot_sequence = sequence
 
     # Queries
 
     def _answer_all(self, queries: list[Query]) -> list[msgspec.Raw]:
-        now_ms = max(self._clock_ms(), self._received_ms)
-        return [msgspec.Raw(_encoder.encode(self._answer_one(query, now_ms))) for query in queries]
-
-    def _answer_one(self, query: Query, now_ms: int) -> answers.Answer | ShardStats:
-        if isinstance(query, StatsQuery):
-            return self._stats()
-        return answers.answer(self._state, query, now_ms)
+        view = View(self._state, max(self._clock_ms(), self._received_ms))
+        return [
+            msgspec.Raw(
+                _encoder.encode(
+                    self._stats() if isinstance(query, StatsQuery) else view.answer(query)
+                )
+            )
+            for query in queries
+        ]
 
     def _stats(self) -> ShardStats:
         state = self._state
@@ -259,7 +268,7 @@ class Shard:
             memory_bytes=psutil.Process().memory_info().rss,
             remembered_ids=len(state.recent),
             epoch=self._epoch.number,
-            log_sequence=self._log.next_sequence - 1,
+            log_sequence=self._applied_sequence,
             log_segments=len(paths),
             log_bytes=sum(path.stat().st_size for path in paths),
             broken_tails=len(log.broken_tails(self._log_folder)),

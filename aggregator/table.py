@@ -42,10 +42,6 @@ class Table:
     def names(self) -> list[str]:
         return list(self._columns)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(column.nbytes for column in self._columns.values())
-
     def add(self, rows: int, **values: Any) -> Int64s:
         """Appends `rows` rows, with `values` in their columns; returns their numbers."""
         start = self._count

@@ -86,7 +86,8 @@ def operation(
         for name, example in of_location.items()
     ]
     parameters += [Parameter(name, _query(*about)) for name, about in (query or {}).items()]
-    parameters += [Parameter(name, _text("one-of-your-own"), "header") for name in headers]
+    # Without an example: a page that fills in the same key each time would make duplicates.
+    parameters += [Parameter(name, openapi.String(), "header") for name in headers]
     content = (
         {text: {"schema": {"type": "string"}}}
         if answer is None
@@ -130,13 +131,14 @@ _PAGE = """<!doctype html>
 <div id="ui"></div>
 <script src="/docs/assets/swagger-ui-bundle.js"></script>
 <script>
-SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true,
+SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, tagsSorter: "alpha",
                   defaultModelsExpandDepth: 0, tryItOutEnabled: true});
 </script>
 """
 
 page = Blueprint("documentation")
-page.static("/docs/assets", str(swagger_ui_path), name="assets")
+for asset in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"):
+    page.static(f"/docs/assets/{asset}", str(swagger_ui_path / asset), name=asset.partition(".")[0])
 
 
 @page.get("/docs")

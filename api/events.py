@@ -16,7 +16,6 @@ from api.problems import (
     ERRORS_LISTED_MAX,
     ProblemError,
     bad_request,
-    too_large,
 )
 from api.schema import EventsAnswer, time_of
 
@@ -31,8 +30,7 @@ _PARSERS = {
 _encode = msgspec.json.Encoder().encode
 
 
-@blueprint.post("/", name="known_source")
-@blueprint.post("/v1/events", name="events")
+@blueprint.post("/v1/events")
 @doc.operation(
     "Take events in",
     """One event, an array of events (JSON), or one event a line (NDJSON). The answer comes when
@@ -43,15 +41,30 @@ again, with the same `id`s or the same `Idempotency-Key`, and it counts once."""
     headers=("Idempotency-Key",),
     problems=(400, 413, 415, 503),
 )
-async def take_events(request: Request) -> HTTPResponse:
-    parsed = await parse(request)
+async def events(request: Request) -> HTTPResponse:
+    return await _take(request)
+
+
+@blueprint.post("/")
+@doc.operation(
+    "Take events in",
+    "The same as /v1/events.",
+    answer=EventsAnswer,
+    body=doc.EVENTS_BODY,
+    headers=("Idempotency-Key",),
+    problems=(400, 413, 415, 503),
+)
+async def events_at_root(request: Request) -> HTTPResponse:
+    return await _take(request)
+
+
+async def _take(request: Request) -> HTTPResponse:
+    parsed, size = await parse(request)
     rejected = len(parsed.errors)
     if rejected and not parsed.events:
         raise bad_request("No event in the request is valid", parsed.errors)
     if parsed.events:
-        outcome = await router(request).submit(
-            parsed.events, idempotency_key(request), len(request.body)
-        )
+        outcome = await router(request).submit(parsed.events, idempotency_key(request), size)
         received_ms, duplicates = outcome.received_ms, outcome.duplicates
     else:
         received_ms, duplicates = time.time_ns() // 10**6, 0
@@ -65,9 +78,9 @@ async def take_events(request: Request) -> HTTPResponse:
     return raw(_encode(answer), content_type="application/json")
 
 
-async def parse(request: Request) -> Parsed:
-    """The events of the body, by its content type and encoding."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+async def parse(request: Request) -> tuple[Parsed, int]:
+    """The events of the body, by its content type and encoding, and its bytes."""
+    content_type = header(request, "content-type").partition(";")[0].strip().lower()
     if content_type == _FORM and request.body[:1] in (b"{", b"["):
         content_type = ""  # what curl -d and urllib say when they are told nothing
     parser = _PARSERS.get(content_type)
@@ -78,7 +91,7 @@ async def parse(request: Request) -> Parsed:
             "(with curl: -H 'Content-Type: application/json')",
         )
     body = request.body
-    encoding = request.headers.get("content-encoding", "").lower()
+    encoding = header(request, "content-encoding").lower()
     if encoding == "gzip":
         body = await asyncio.to_thread(gunzip, body, settings(request).body_bytes_max)
     elif encoding not in ("", "identity"):
@@ -87,15 +100,22 @@ async def parse(request: Request) -> Parsed:
             f"Content-Encoding {encoding} is not understood: send gzip, or none",
             headers={"Accept-Encoding": "gzip"},
         )
-    parsed = parser(body)
-    events_max = settings(request).events_max
-    if len(parsed.events) + len(parsed.errors) > events_max:
-        raise too_large(f"The body has more than {events_max} events")
-    return parsed
+    return parser(body, settings(request).events_max), len(body)
 
 
 def idempotency_key(request: Request) -> str | None:
-    key: str | None = request.headers.get("idempotency-key")
-    if key is not None and not 1 <= len(key.encode()) <= TAG_BYTES_MAX:
-        raise bad_request(f"Idempotency-Key: expected 1 to {TAG_BYTES_MAX} bytes")
-    return key
+    key = header(request, "idempotency-key")
+    if len(key.encode()) > TAG_BYTES_MAX:
+        raise bad_request(f"Idempotency-Key: has more than {TAG_BYTES_MAX} bytes")
+    return key or None
+
+
+def header(request: Request, name: str) -> str:
+    """A header's value, "" without one; raises `ProblemError` when it is not UTF-8."""
+    value: str = request.headers.get(name, "")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise bad_request(f"The header {name} is not UTF-8") from error
+    return value

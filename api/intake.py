@@ -6,6 +6,8 @@ characters, keys given twice) is ruled out for all events together by looking at
 the bytes. Only where that fails are events looked at one by one.
 """
 
+import gzip
+import io
 import json
 import math
 import re
@@ -13,25 +15,41 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from aggregator.event import NAME_BYTES_MAX, TAG_BYTES_MAX, Event
-from api.problems import FieldError, ProblemError, bad_request, too_large
+from api.problems import FieldError, bad_request, too_large
 
 #: An event may lie this far past the end that it states.
 PAST_END_MAX_MS = 1000
+#: In a larger body that is not JSON, the fields at fault are not looked for.
+EXPLAINED_BYTES_MAX = 1 << 20
 
 _FIELDS = Event.__struct_fields__
 #: Quotes in {"user": "u", "slug": "m", "at": 0}: three keys and two values.
 _QUOTES_OF_REQUIRED = 10
 _QUOTES_OF_OPTIONAL = {"session": 4, "id": 4, "ts": 2, "duration": 2}
 
+
+class _Form(NamedTuple):
+    """How a body holds events: its decoder, its parts, and its JSON documents."""
+
+    decode: Callable[[bytes], list[Event]]
+    split: Callable[[bytes], list[msgspec.Raw]]
+    documents: Callable[[bytes], list[bytes]]
+
+
 _event = msgspec.json.Decoder(Event)
-_events = msgspec.json.Decoder(list[Event])
-_raw_event = msgspec.json.Decoder(msgspec.Raw)
-_raw_events = msgspec.json.Decoder(list[msgspec.Raw])
+_raw = msgspec.json.Decoder(msgspec.Raw)
+_ONE = _Form(lambda body: [_event.decode(body)], lambda body: [_raw.decode(body)], lambda b: [b])
+_ARRAY = _Form(
+    msgspec.json.Decoder(list[Event]).decode,
+    msgspec.json.Decoder(list[msgspec.Raw]).decode,
+    lambda body: [body],
+)
+_LINES = _Form(_event.decode_lines, _raw.decode_lines, bytes.splitlines)
 
 _BYTES_MAX = {
     "user": NAME_BYTES_MAX,
@@ -67,23 +85,16 @@ class Parsed:
     errors: list[FieldError]
 
 
-def parse_json(body: bytes) -> Parsed:
+def parse_json(body: bytes, events_max: int) -> Parsed:
     """One event or an array of events. Raises `ProblemError` when the body is neither."""
     if body.lstrip(b" \t\r\n")[:1] == b"{":
-        return _parse(
-            body, lambda: [_event.decode(body)], lambda: [_raw_event.decode(body)], [body]
-        )
-    return _parse(body, lambda: _events.decode(body), lambda: _raw_events.decode(body), [body])
+        return _parse(body, events_max, _ONE)
+    return _parse(body, events_max, _ARRAY)
 
 
-def parse_ndjson(body: bytes) -> Parsed:
+def parse_ndjson(body: bytes, events_max: int) -> Parsed:
     """One event a line. Raises `ProblemError` when a line is not JSON; then none counts."""
-    return _parse(
-        body,
-        lambda: _event.decode_lines(body),
-        lambda: _raw_event.decode_lines(body),
-        body.splitlines(),
-    )
+    return _parse(body, events_max, _LINES)
 
 
 def checked(event: Event) -> Event:
@@ -96,39 +107,29 @@ def checked(event: Event) -> Event:
 
 def gunzip(body: bytes, bytes_max: int) -> bytes:
     """Raises `ProblemError` for what is not gzip, or inflates to more than `bytes_max`."""
-    inflated = b""
-    while body or not inflated:  # gzip files may stand one behind the other
-        inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        try:
-            inflated += inflater.decompress(body, bytes_max + 1 - len(inflated))
-        except zlib.error as error:
-            raise bad_request(f"The body is not gzip, as it says it is ({error})") from error
-        if len(inflated) > bytes_max:
-            raise too_large(f"The body inflates to more than {bytes_max} bytes")
-        if not inflater.eof:
-            raise bad_request("The gzip body is cut short")
-        body = inflater.unused_data
+    try:
+        inflated = gzip.GzipFile(fileobj=io.BytesIO(body)).read(bytes_max + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise bad_request(f"The body is not gzip, as it says it is ({error})") from error
+    if len(inflated) > bytes_max:
+        raise too_large(f"The body inflates to more than {bytes_max} bytes")
     return inflated
 
 
-def _parse(
-    body: bytes,
-    decode: Callable[[], list[Event]],
-    split: Callable[[], list[msgspec.Raw]],
-    documents: list[bytes],
-) -> Parsed:
+def _parse(body: bytes, events_max: int, form: _Form) -> Parsed:
     try:
         if not body.isascii():
             body.decode()
         try:
-            events = decode()
+            events = form.decode(body)
         except msgspec.ValidationError:
-            return _sort_out(_decode_one(bytes(raw)) for raw in split())
+            return _look_at_each(form.split(body), events_max)
+        _check_count(len(events), events_max)
         if _is_plain(body, events):
             return Parsed(events, [])
         if _has_single_keys(body, events):
             return _sort_out(_flaw(event) or event for event in events)
-        return _sort_out(_decode_one(bytes(raw)) for raw in split())
+        return _look_at_each(form.split(body), events_max)
     except msgspec.ValidationError as error:
         raise bad_request("Expected an event (a JSON object) or an array of events") from error
     except UnicodeDecodeError as error:
@@ -136,7 +137,18 @@ def _parse(
     except RecursionError as error:
         raise bad_request("The body is nested too deeply") from error
     except msgspec.DecodeError as error:
-        raise _not_json(error, documents) from error
+        impostors = _impostors(form.documents(body)) if len(body) <= EXPLAINED_BYTES_MAX else []
+        raise bad_request(f"Not JSON, nothing was counted. {error}", impostors) from error
+
+
+def _check_count(events: int, events_max: int) -> None:
+    if events > events_max:
+        raise too_large(f"The body has more than {events_max} events")
+
+
+def _look_at_each(encoded: list[msgspec.Raw], events_max: int) -> Parsed:
+    _check_count(len(encoded), events_max)
+    return _sort_out(_decode_one(bytes(raw)) for raw in encoded)
 
 
 def _is_plain(body: bytes, events: list[Event]) -> bool:
@@ -227,12 +239,7 @@ def _explain(error: msgspec.ValidationError) -> Flaw:
     return Flaw(field, message[0].lower() + message[1:])
 
 
-def _not_json(error: msgspec.DecodeError, documents: list[bytes]) -> ProblemError:
-    """The 400 for malformed JSON, with the fields that hold what only looks like JSON."""
-    return bad_request(f"Not JSON, nothing was counted. {error}", _impostors(documents))
-
-
-def _impostors(documents: list[bytes]) -> list[FieldError]:
+def _impostors(documents: Iterable[bytes]) -> list[FieldError]:
     """NaN, Infinity and lone surrogates, which Python's parser lets through."""
     try:
         parsed = [json.loads(document) for document in documents if document.strip()]

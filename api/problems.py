@@ -13,6 +13,7 @@ from sanic.exceptions import (
     PayloadTooLarge,
     RequestCancelled,
     SanicException,
+    ServiceUnavailable,
 )
 from sanic.handlers import ErrorHandler
 from sanic.response import raw
@@ -58,7 +59,8 @@ class ProblemError(Exception):
     ) -> None:
         super().__init__(detail)
         self.status = status
-        self.detail = detail
+        # Bytes of the client's that are no UTF-8 come as lone surrogates.
+        self.detail = detail.encode(errors="replace").decode()
         self.errors = errors
         self.headers = dict(headers or {})
 
@@ -113,6 +115,13 @@ def _problem_of(request: Request, exception: Exception) -> ProblemError:
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 f"{request.method} is not possible here; allowed: {allowed}",
                 headers={"Allow": allowed},
+            )
+        case ServiceUnavailable():
+            return unavailable("No answer in time; what became of the request is unknown")
+        case PayloadTooLarge() if "header" in str(exception):
+            return ProblemError(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The address or the headers are too long",
             )
         case PayloadTooLarge():
             limit = request.app.config.REQUEST_MAX_SIZE

@@ -76,4 +76,8 @@ def _user(request: Request) -> str:
     user: str | None = request.cookies.get(_COOKIE)
     if not user:
         raise bad_request(f"The cookie {_COOKIE} is missing")
+    try:
+        user.encode()
+    except UnicodeEncodeError as error:
+        raise bad_request(f"The cookie {_COOKIE} is not UTF-8") from error
     return user

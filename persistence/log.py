@@ -33,7 +33,7 @@ from persistence.errors import (
     NotWritableError,
     SyncFailedError,
 )
-from persistence.files import make_folder, sync_folder
+from persistence.files import make_folder, replace_file, sync_folder
 
 FORMAT = 1
 #: A record of one encoded batch of events.
@@ -114,7 +114,7 @@ class Log:
         try:
             if self._size >= self._segment_bytes:
                 self._rotate()
-            self._write(encoded)
+            _write(self._descriptor, encoded)
         except OSError as error:
             self._cut_back()
             raise NotWritableError(_explain(error, self._folder)) from error
@@ -127,11 +127,6 @@ class Log:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def _write(self, encoded: bytes) -> None:
-        remaining = memoryview(encoded)
-        while remaining:
-            remaining = remaining[os.write(self._descriptor, remaining) :]
 
     def _cut_back(self) -> None:
         try:
@@ -149,7 +144,7 @@ class Log:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         try:
-            os.write(descriptor, _SEGMENT.pack(_SEGMENT_MAGIC, FORMAT, self.next_sequence))
+            _write(descriptor, _SEGMENT.pack(_SEGMENT_MAGIC, FORMAT, self.next_sequence))
             os.fsync(descriptor)
             sync_folder(self._folder)
         except OSError:
@@ -161,7 +156,9 @@ class Log:
 
 def segments(folder: Path) -> list[Path]:
     """The segments in `folder`, oldest first."""
-    return sorted(folder.glob("*.log")) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.glob("*.log") if path.stem.isdigit())
 
 
 def replay(folder: Path, after_sequence: int) -> Iterator[Record]:
@@ -264,8 +261,7 @@ def _cut_tail(path: Path, content: bytes, offset: int) -> None:
     tail = content[offset:]
     if tail.strip(b"\0"):  # zeros are space that was reserved and never written
         aside = path.with_name(f"{path.name}.{offset}.broken")
-        aside.write_bytes(tail)
-        sync_folder(path.parent)
+        replace_file(aside, tail)
         _logger.warning(
             "%s: cut %d bytes at %d that a crash left unfinished, kept in %s",
             path, len(tail), offset, aside.name,
@@ -273,6 +269,12 @@ def _cut_tail(path: Path, content: bytes, offset: int) -> None:
     with path.open("r+b") as file:
         file.truncate(offset)
         os.fsync(file.fileno())
+
+
+def _write(descriptor: int, encoded: bytes) -> None:
+    remaining = memoryview(encoded)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
 
 
 def _explain(error: OSError, folder: Path) -> str:

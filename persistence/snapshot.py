@@ -79,22 +79,27 @@ def write(
         shutil.rmtree(old)
 
 
-def load_newest(folder: Path) -> Snapshot | None:
-    """The newest snapshot that is whole; None if there has never been one.
+def load_newest(folder: Path) -> tuple[Snapshot | None, list[DamagedError]]:
+    """The newest snapshot that is whole, if any, and what is wrong with newer ones.
 
-    A damaged one is passed over for the one before, whose replay is longer.
-    Raises `DamagedError` if there are snapshots and none is whole.
+    Without them the log after an older one, or all of it, must be replayed;
+    when that has worked, `set_aside` them.
     """
-    failure = None
+    damage: list[DamagedError] = []
     for path in _complete(folder):
         try:
-            return _load(path)
+            return _load(path), damage
         except DamagedError as error:
             _logger.error("%s", error)
-            failure = failure or error
-    if failure is not None:
-        raise failure
-    return None
+            damage.append(error)
+    return None, damage
+
+
+def set_aside(folder: Path, damage: list[DamagedError]) -> None:
+    """Renames damaged snapshots, so that they count as none and the whole ones are kept."""
+    for snapshot in {folder / error.path.relative_to(folder).parts[0] for error in damage}:
+        snapshot.rename(snapshot.with_name(f"{snapshot.name}.broken"))
+    sync_folder(folder)
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -131,6 +131,32 @@ def test_what_is_not_understood(
     problem_of(server.post("/", data=body, headers=headers), status)
 
 
+@pytest.mark.parametrize(
+    ("request_line", "header"),
+    [
+        ("POST /", b"Idempotency-Key: \xff"),
+        ("POST /", b"Content-Type: \xff"),
+        ("POST /", b"Content-Encoding: \xff"),
+        ("POST /watching", b"Cookie: user_id=\xff"),
+        ("GET /watching?video_id=1", b"Cookie: user_id=\xff"),
+        ("GET /v1/movies?sort=%FF", b"X: y"),
+        ("GET /v1/movies/%FF", b"X: y"),
+        ("GET /docs/assets/", b"X: y"),
+        ("GET /docs/assets/%00", b"X: y"),
+        ("GET /" + "a" * 20_000, b"X: y"),
+    ],
+)
+def test_bytes_that_are_no_text(server: Playhead, request_line: str, header: bytes) -> None:
+    host, port = re.findall(r"//(.+):(\d+)", server.url)[0]
+    body = b'{"user":"u","slug":"m","at":1}' if request_line == "POST /" else b"{}"
+    head = f"{request_line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode() + header
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(head + b"\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        answer = client.recv(65536)
+    assert re.match(rb"HTTP/1.1 4\d\d ", answer), answer
+    assert b"application/problem+json" in answer
+
+
 def test_bytes_that_are_not_http_at_all(server: Playhead) -> None:
     host, port = re.findall(r"//(.+):(\d+)", server.url)[0]
     for garbage in (
@@ -338,6 +364,8 @@ def test_every_route_documents_itself(server: Playhead) -> None:
         ("get", "/readyz"),
         ("get", "/v1/stats"),
     } <= set(documented)
+    identifiers = [operation["operationId"] for operation in documented.values()]
+    assert len(identifiers) == len(set(identifiers))
     for operation in documented.values():
         assert operation["summary"]
         assert operation["description"]

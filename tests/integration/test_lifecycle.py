@@ -239,6 +239,42 @@ def test_damage_is_refused_at_start_with_the_file_named(playhead: Playhead) -> N
     assert segment.read_bytes() == content
 
 
+def test_a_damaged_shard_serves_again_once_it_is_put_right(playhead: Playhead) -> None:
+    playhead.start("--shards", "2")
+    for n in range(10):
+        post(playhead, f"u{n}", 0, 50)
+    segment = playhead.data_dir / "shard-0001" / "log" / f"{1:020}.log"
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    (shard,) = [p for p in playhead.children("ShardActor") if holds(p, segment)]
+    shard.kill()
+    answers = [playhead.get(f"/v1/users/u{n}").status_code for n in range(10)]
+    assert set(answers) == {200, 503}  # the other shard serves
+    unready = playhead.get("/readyz")
+    assert unready.status_code == 503
+    assert str(segment) in unready.json()["detail"]
+    assert "shard 1" in unready.json()["detail"]
+    segment.write_bytes(whole)
+    deadline = time.monotonic() + 30
+    while playhead.get("/readyz").status_code != 200 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert totals(playhead)["watch_seconds"] == 400
+
+
+def holds(process: psutil.Process, path: Path) -> bool:
+    return str(path) in {file.path for file in process.open_files()}
+
+
+def test_the_sockets_of_the_shards_are_their_owners_alone(playhead: Playhead) -> None:
+    playhead.start()
+    (shard,) = playhead.children("ShardActor")
+    addresses = {str(connection.laddr) for connection in shard.net_connections("unix")}
+    sockets = [Path(address) for address in addresses if "shard-" in address]
+    assert sockets
+    for path in sockets:
+        assert path.parent.stat().st_mode & 0o077 == 0
+
+
 def test_it_listens_on_loopback_alone(playhead: Playhead) -> None:
     playhead.start()
     family = [psutil.Process(playhead.pid), *psutil.Process(playhead.pid).children(recursive=True)]

@@ -11,11 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.event import Event
-from api.intake import Parsed, gunzip, parse_json, parse_ndjson
+from api import intake
+from api.intake import Parsed, gunzip
 from api.problems import ProblemError
 
 GOOD = {"user": "u", "slug": "m", "at": 1}
 DELETE = object()
+EVENTS_MAX = 1000
+
+
+def parse_json(body: bytes) -> Parsed:
+    return intake.parse_json(body, EVENTS_MAX)
+
+
+def parse_ndjson(body: bytes) -> Parsed:
+    return intake.parse_ndjson(body, EVENTS_MAX)
+
 
 NOT_NAMES: list[Any] = [
     None,
@@ -125,7 +136,11 @@ def test_what_is_valid_is_taken_as_it_is(
     ],
 )
 def test_a_key_given_twice_is_named(body: bytes, field: str) -> None:
-    for parsed in (parse_json(body), parse_json(b"[" + body + b"]"), parse_ndjson(body)):
+    for parsed in (
+        parse_json(body),
+        parse_json(b"[" + body + b"]"),
+        parse_ndjson(body),
+    ):
         assert [(error.index, error.field) for error in parsed.errors] == [(0, field)]
         assert "more than once" in parsed.errors[0].message
 
@@ -175,6 +190,15 @@ def test_half_a_character_is_named() -> None:
     assert [(e.index, e.field) for e in refusal.value.errors or []] == [(0, "user")]
 
 
+@pytest.mark.parametrize("element", [b"0", b"{}", b'{"user":"u","slug":"m","at":1}'])
+def test_too_many_events_are_refused_before_each_is_looked_at(element: bytes) -> None:
+    for parse, separator in ((parse_json, b","), (parse_ndjson, b"\n")):
+        body = separator.join([element] * (EVENTS_MAX + 1))
+        with pytest.raises(ProblemError) as refusal:
+            parse(b"[" + body + b"]" if parse is parse_json else body)
+        assert refusal.value.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
 def test_lines_may_be_empty_and_end_as_on_windows() -> None:
     line = json.dumps(GOOD).encode()
     assert len(parse_ndjson(line + b"\r\n\r\n" + line + b"\n\n").events) == 2
@@ -221,7 +245,8 @@ def test_gzip_is_undone_within_its_limit() -> None:
     with pytest.raises(ProblemError) as bomb:
         gunzip(gzip.compress(b"0" * 50_000_000), 10_000)
     assert bomb.value.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    for broken in (b"not gzip", b"", gzip.compress(body)[:-4], gzip.compress(body)[:20]):
+    assert gunzip(b"", 10_000) == gunzip(gzip.compress(b"") * 1000, 10_000) == b""
+    for broken in (b"not gzip", gzip.compress(body)[:-4], gzip.compress(body)[:20]):
         with pytest.raises(ProblemError) as refusal:
             gunzip(broken, 10_000)
         assert refusal.value.status == HTTPStatus.BAD_REQUEST

@@ -141,6 +141,26 @@ def test_a_refusal_reaches_each_caller_and_the_lane_goes_on() -> None:
     lane_test(test)
 
 
+def test_what_waits_for_a_shard_that_is_away_is_told_so_too() -> None:
+    """Each frame waited out the whole deadline after the one before it."""
+
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        first = submit(lane, 0, events=60_000)
+        await settle()
+        others = [submit(lane, at, events=60_000) for at in range(1, 3)]
+        await settle()
+        shard.reply = Refused("no reply within 10 s")
+        shard.gate.set()
+        for request in (first, *others):
+            with pytest.raises(ShardsUnavailableError):
+                await request
+        assert len(shard.frames) == 1
+        shard.reply = Applied(NOW_MS)
+        assert (await submit(lane, 3)).received_ms == NOW_MS
+
+    lane_test(test)
+
+
 def test_slots_are_shared_out_evenly_and_for_ever() -> None:
     for shards in (1, 2, 5, 16):
         counts = [0] * shards
@@ -177,6 +197,8 @@ def test_answers_do_not_depend_on_the_number_of_shards(tmp_path: Path, shards: i
                     )
                     ranked = await router.top(TopQuery(sort, limit))  # type: ignore[arg-type]
                     assert [(m.value, m.slug) for m in ranked] == expected[:limit]
+                completions = await router.top(TopQuery("completions", limit))
+                assert [m.slug for m in completions] == sorted(movies)[:limit]
             user, pair = await router.user("user2"), await router.progress("user2", "movie2")
             assert user is not None
             assert pair is not None

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,112 @@ def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_snapshot_holds_what_it_says_while_the_log_runs_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot named by the log's sequence lost the events that were not applied yet."""
+    on_disk, go_on = threading.Event(), threading.Event()
+    real = os.fdatasync
+
+    def stall(descriptor: int) -> None:
+        real(descriptor)
+        on_disk.set()
+        go_on.wait(10)
+
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        await send(shard, 1, [Event("u", "m", 0.0)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", stall)
+            sending = asyncio.create_task(send(shard, 2, [Event("u", "m", 10.0)]))
+            await asyncio.to_thread(on_disk.wait, 10)
+            monkeypatch.setattr(shard._log, "next_sequence", 3)  # as after the fsync
+            await shard._snapshot()
+            monkeypatch.setattr(shard._log, "next_sequence", 2)
+            go_on.set()
+            assert isinstance(await sending, Applied)
+        crash(shard)
+        shard = Shard(settings, Clock())
+        assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 10_000
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_a_replay_forgets_the_ids_that_were_forgotten_live(tmp_path: Path) -> None:
+    """A replay in one go remembered an id for days, and dropped what had been counted."""
+
+    async def run() -> None:
+        clock, settings = Clock(), settings_of(tmp_path)
+        shard = Shard(settings, clock)
+        for sequence, (hours, identifier) in enumerate([(0, "x"), (36, "y"), (26, "z"), (10, "x")]):
+            clock.now_ms += hours * 3_600_000
+            await send(shard, sequence + 1, [Event("u", "m", 1.0, id=identifier)])
+        before = facts_of_state(shard._state)
+        assert (await ask(shard, UserQuery("u")))[0]["events"] == 4
+        crash(shard)
+        shard = Shard(settings, clock)
+        assert facts_of_state(shard._state) == before
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_an_id_is_never_taken_for_a_key(tmp_path: Path) -> None:
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        for sequence, text in enumerate(["K", "\nK", "\n\nK"], start=1):
+            await send(shard, sequence, [Event("u", "m", 1.0, id=text)])
+        for sequence, text in enumerate(["K", "\nK", "\n\nK"], start=4):
+            assert await send(shard, sequence, [Event("u", "m", 1.0)], key=text) == Applied(NOW_MS)
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def manifests(folder: Path) -> list[Path]:
+    return list(folder.glob("shard-0000/snapshots/*/MANIFEST.json"))
+
+
+def test_damaged_snapshots_are_made_up_for_by_the_whole_log(tmp_path: Path) -> None:
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        for sequence in (1, 2):
+            shard = Shard(settings, Clock())
+            await send(shard, sequence, [Event("u", "m", 10.0 * sequence)])
+            await shard.close()
+        before = facts_of_state(shard._state)
+        for manifest in manifests(tmp_path):
+            manifest.write_bytes(b"")
+        shard = Shard(settings, Clock())
+        assert facts_of_state(shard._state) == before
+        assert [path.parent.suffix for path in manifests(tmp_path)] == [".broken"] * 2
+        await shard.close()
+
+    asyncio.run(run())
+    for manifest in manifests(tmp_path):
+        manifest.write_bytes(b"")
+    for segment in log.segments(tmp_path / "shard-0000" / "log"):
+        segment.unlink()
+    with pytest.raises(DamagedError, match="MANIFEST"):
+        Shard(settings_of(tmp_path), Clock())
+
+
+def test_what_is_stored_is_its_owners_alone(tmp_path: Path) -> None:
+    Shard(settings_of(tmp_path / "data"), Clock())
+    for folder in (tmp_path / "data", tmp_path / "data" / "shard-0000"):
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_stranger_among_the_segments_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-0000" / "log"
+    folder.mkdir(parents=True)
+    (folder / "notes.log").write_text("not a segment")
+    Shard(settings_of(tmp_path), Clock())
+    assert (folder / "notes.log").exists()
+
+
 def test_a_frame_that_makes_no_sense_is_refused_and_not_logged(tmp_path: Path) -> None:
     async def run() -> None:
         shard = Shard(settings_of(tmp_path), Clock())
@@ -239,8 +346,9 @@ def test_damage_is_refused_and_the_file_is_named(tmp_path: Path) -> None:
     content = bytearray(segment.read_bytes())
     content[100] ^= 1
     segment.write_bytes(content)
-    with pytest.raises(DamagedError, match=str(segment)):
-        Shard(settings_of(tmp_path), Clock())
+    for _ in range(2):  # a failed attempt does not hold the folder
+        with pytest.raises(DamagedError, match=str(segment)):
+            Shard(settings_of(tmp_path), Clock())
 
 
 def test_queries(tmp_path: Path) -> None:

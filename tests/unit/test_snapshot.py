@@ -28,10 +28,11 @@ def write(folder: Path, sequence: int) -> None:
 
 
 def test_a_snapshot_comes_back(tmp_path: Path) -> None:
-    assert snapshot.load_newest(tmp_path) is None
+    assert snapshot.load_newest(tmp_path) == (None, [])
     write(tmp_path, 7)
-    loaded = snapshot.load_newest(tmp_path)
+    loaded, damage = snapshot.load_newest(tmp_path)
     assert loaded is not None
+    assert damage == []
     assert (loaded.sequence, loaded.extra) == (7, {"sequence": 7})
     assert loaded.tables == TABLES
 
@@ -45,7 +46,7 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
 def test_a_draft_is_not_a_snapshot(tmp_path: Path) -> None:
     write(tmp_path, 3)
     (tmp_path / f"{9:019}.tmp").mkdir()
-    loaded = snapshot.load_newest(tmp_path)
+    loaded, _ = snapshot.load_newest(tmp_path)
     assert loaded is not None
     assert loaded.sequence == 3
     write(tmp_path, 10)
@@ -73,11 +74,28 @@ def test_a_damaged_one_falls_back_or_is_refused(tmp_path: Path, victim: str, har
             case "remove":
                 path.unlink()
         if sequence == 10:
-            loaded = snapshot.load_newest(tmp_path)
+            loaded, damage = snapshot.load_newest(tmp_path)
             assert loaded is not None
             assert loaded.sequence == 3
-    with pytest.raises(DamagedError, match=str(tmp_path)):
-        snapshot.load_newest(tmp_path)
+            assert [error.path.parent.name for error in damage] == [f"{10:019}"]
+    loaded, damage = snapshot.load_newest(tmp_path)
+    assert loaded is None
+    assert len(damage) == 2
+
+
+def test_a_damaged_one_set_aside_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    write(tmp_path, 10)
+    (tmp_path / f"{10:019}" / "numbers.parquet").write_bytes(b"")
+    _, damage = snapshot.load_newest(tmp_path)
+    snapshot.set_aside(tmp_path, damage)
+    write(tmp_path, 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{3:019}",
+        f"{10:019}",
+        f"{10:019}.broken",
+    ]
+    assert snapshot.load_newest(tmp_path)[1] == []
 
 
 def test_a_snapshot_of_a_newer_version_is_refused(tmp_path: Path) -> None:

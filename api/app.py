@@ -20,8 +20,8 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.config.update(
         REQUEST_MAX_SIZE=settings.body_bytes_max,
         REQUEST_TIMEOUT=settings.request_timeout_s,
-        # A shard that is away is tried for shard_timeout_s, and that answer must get out.
-        RESPONSE_TIMEOUT=settings.shard_timeout_s + 10,
+        # From the first byte: the body has its time, and a shard that is away its own.
+        RESPONSE_TIMEOUT=settings.request_timeout_s + settings.shard_timeout_s,
         GRACEFUL_SHUTDOWN_TIMEOUT=GRACE_S,
         ACCESS_LOG=False,
         MOTD=False,

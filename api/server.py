@@ -8,6 +8,7 @@ and kills its whole process group when a start fails.
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -43,6 +44,9 @@ def serve(settings: Settings) -> None:
     Raises `StartError` or `PersistenceError` when it cannot start.
     """
     started = time.monotonic()
+    # A connection is a descriptor, and the usual soft limit is a thousand.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with contextlib.ExitStack() as cleanup:
         directory = DataDirectory.open(
             settings.data_dir, settings.shards, settings.rules().as_dict(), settings.workers

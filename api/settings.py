@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     request_timeout_s: int = Field(
         30, ge=1, le=3600, description="How long a client may take to send a request."
     )
+    connections_max: int = Field(
+        10_000, ge=1, description="Connections a worker holds; past it 503."
+    )
     snapshot_events: int = Field(
         2_000_000, ge=1, description="A shard writes a snapshot after this many events."
     )

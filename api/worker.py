@@ -22,6 +22,7 @@ from aggregator.link import ShardLink, node_id
 from aggregator.router import Router
 from api.app import create_app
 from api.logs import configure
+from api.protocol import BoundedProtocol
 from api.settings import Settings
 
 READY = b"ready\n"
@@ -67,7 +68,13 @@ def main() -> None:
         await app.ctx.router.close()
         cluster.leave()
 
-    app.run(sock=listening, single_process=True, motd=False, backlog=BACKLOG)
+    app.run(
+        sock=listening,
+        single_process=True,
+        motd=False,
+        backlog=BACKLOG,
+        protocol=BoundedProtocol,
+    )
 
 
 def _ignore_ctrl_c() -> None:

@@ -1,5 +1,6 @@
 """Starting, stopping, and being killed: nothing acknowledged is lost."""
 
+import contextlib
 import re
 import signal
 import socket
@@ -273,6 +274,45 @@ def test_the_sockets_of_the_shards_are_their_owners_alone(playhead: Playhead) ->
     assert sockets
     for path in sockets:
         assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_slow_clients_are_cut_and_others_served(playhead: Playhead) -> None:
+    playhead.start("--request-timeout-s", "1", "--shard-timeout-s", "1")
+    host, port = re.findall(r"//(.+):(\d+)", playhead.url)[0]
+    slow_head = b"POST / HTTP/1.1\r\nX-Slow: "
+    slow_body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    for start in (slow_head, slow_body):
+        with socket.create_connection((host, int(port)), timeout=0.2) as client:
+            client.sendall(start)
+            deadline = time.monotonic() + 20
+            cut = False
+            while not cut and time.monotonic() < deadline:
+                post(playhead, "u", 0, 20)
+                try:
+                    client.sendall(b" ")
+                    cut = client.recv(1024) == b""
+                except TimeoutError:
+                    continue  # nothing has come, so it still waits for more of the request
+                except ConnectionError:
+                    cut = True
+            assert cut
+
+
+def test_past_a_number_of_connections_no_more_are_taken(playhead: Playhead) -> None:
+    playhead.start("--connections-max", "20")
+    host, port = re.findall(r"//(.+):(\d+)", playhead.url)[0]
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            for _ in range(21)
+        ]
+        assert held[-1].recv(1024).startswith(b"HTTP/1.1 503")
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(requests.ConnectionError):
+            if playhead.get("/healthz").status_code == 200:
+                break
+    assert playhead.get("/healthz").status_code == 200
 
 
 def test_it_listens_on_loopback_alone(playhead: Playhead) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+#: How long an answer to a request that timed out may take to get out.
+LAST_WORDS_S = 1.0
+
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
     b"Connection: close\r\n\r\n"
@@ -26,6 +29,12 @@ class BoundedProtocol(HttpProtocol):
         since = self._time
         super().data_received(data)
         self._time = since
+
+    def check_timeouts(self) -> None:
+        super().check_timeouts()  # type: ignore[no-untyped-call]
+        if self.http is not None and self.http.exception is not None:
+            # It has timed out, and Sanic would go on to read the rest of its body.
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, self.abort)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[no-untyped-call]

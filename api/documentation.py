@@ -11,8 +11,8 @@ import msgspec
 from sanic import Blueprint, HTTPResponse, Request, Sanic
 from sanic.response import html
 from sanic_ext import Extend, openapi
-from sanic_ext.extensions.openapi.builders import SpecificationBuilder
-from sanic_ext.extensions.openapi.definitions import Parameter, RequestBody, Response
+from sanic_ext.extensions.openapi.builders import OperationStore, SpecificationBuilder
+from sanic_ext.extensions.openapi.definitions import Parameter, Response
 from sanic_ext.extensions.openapi.extension import OpenAPIExtension
 from sanic_ext.extensions.openapi.types import Schema
 from swagger_ui_bundle import swagger_ui_path
@@ -71,7 +71,6 @@ def operation(
     headers: tuple[str, ...] = (),
     cookies: Mapping[str, str] | None = None,
     problems: tuple[int, ...] = (),
-    tag: str = "",
 ) -> Callable[[Handler], Handler]:
     """Documents a handler.
 
@@ -97,14 +96,19 @@ def operation(
         Response({CONTENT_TYPE: {"schema": reference(Problem)}}, status, _PROBLEMS[status])
         for status in problems
     ]
-    decorate: Callable[[Handler], Handler] = openapi.definition(
+    document: Callable[[Handler], Handler] = openapi.definition(
         summary=summary,
         description=" ".join(description.split()),
-        tag=tag or None,
-        body=RequestBody(body, required=True) if body else None,
         parameter=parameters,
         response=responses,
     )
+
+    def decorate(handler: Handler) -> Handler:
+        if body is not None:
+            # The library's own decorator would wrap the handler, at a cost for each request.
+            OperationStore()[handler].body(body, required=True)
+        return document(handler)
+
     return decorate
 
 

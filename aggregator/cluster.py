@@ -4,9 +4,11 @@ The server's main process starts Ray and the shard actors and owns both: they en
 with it. Its HTTP workers join by address and find the actors by name.
 """
 
+import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +21,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from aggregator.actor import Description, ShardActor
 from aggregator.link import node_id
 from aggregator.shard import ShardSettings
+from persistence.errors import LockedError
+from persistence.files import FolderLock
 
 #: Shards keep their state themselves; Ray's object store holds next to nothing.
 OBJECT_STORE_BYTES = 100 << 20
+#: How long an existing cluster's address may take to answer.
+REACH_TIMEOUT_S = 5.0
 #: At most this long for a shard's last snapshot when the server stops.
 CLOSE_TIMEOUT_S = 5.0
 
@@ -39,12 +45,15 @@ class Cluster:
 
     def __init__(self, address: str | None, namespace: str) -> None:
         """Starts Ray here, or joins the cluster at `address`; `environment` comes before."""
-        self._runtime_folder = _make_runtime_folder(namespace)
+        if address is not None:
+            _check_reachable(address)
+        self._runtime_folder, self._runtime_lock = _make_runtime_folder(namespace)
         self._actors: list[Any] = []
         self._namespace = namespace
         _init(
             address=address or "local",
             namespace=namespace,
+            log_to_driver=True,  # what shards have to say belongs in the server's log
             **({} if address else self._local_options()),
         )
 
@@ -92,11 +101,12 @@ class Cluster:
             ray.kill(actor)
         ray.shutdown()
         shutil.rmtree(self._runtime_folder, ignore_errors=True)
+        self._runtime_lock.release()
 
 
 def join(membership: Membership) -> list[Any]:
     """Joins the cluster from another process and returns the shards' actors, by number."""
-    _init(address=membership.address, namespace=membership.namespace)
+    _init(address=membership.address, namespace=membership.namespace, log_to_driver=False)
     return [
         ray.get_actor(actor_name(shard), membership.namespace) for shard in range(membership.shards)
     ]
@@ -106,16 +116,26 @@ def leave() -> None:
     ray.shutdown()
 
 
-def _make_runtime_folder(namespace: str) -> Path:
+def _make_runtime_folder(namespace: str) -> tuple[Path, FolderLock]:
     """For Ray's files and the shards' sockets, its owner's alone.
 
-    What a killed server left behind goes.
+    What a killed server left behind goes: a folder whose lock no one holds.
     """
     prefix = f"{namespace[:14]}-"  # short, as a socket's path may have 107 bytes
     for leftover in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         if leftover.stat().st_uid == os.getuid():
-            shutil.rmtree(leftover, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=prefix))
+            with contextlib.suppress(LockedError):
+                FolderLock(leftover).release()
+                shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    return folder, FolderLock(folder)
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `OSError`; Ray itself would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), REACH_TIMEOUT_S).close()
 
 
 def actor_name(shard: int) -> str:
@@ -123,4 +143,4 @@ def actor_name(shard: int) -> str:
 
 
 def _init(**options: Any) -> None:
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    ray.init(logging_level=logging.ERROR, **options)

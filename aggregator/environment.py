@@ -9,6 +9,7 @@ import secrets
 
 _ALWAYS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
     "RAY_enable_open_telemetry": "0",
 }
 _EMBEDDED = {

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from aggregator.errors import OverloadedError, ShardsUnavailableError
+from aggregator.errors import NoAnswerError, OverloadedError, ShardsUnavailableError
 from aggregator.event import Part, to_batch
 from aggregator.messages import (
     Answers,
@@ -136,9 +136,10 @@ class Lane:
                 frame = encode_events(self._producer, self._sequence, batch.encode())
                 reply = await self._exchange(frame, Applied)
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
-                taken += self._parts  # what waits for a shard that is away has waited enough
-                self._parts.clear()
-                self._parts_came.clear()
+                if isinstance(error, NoAnswerError):
+                    taken += self._parts  # what waits for a shard that is away has waited enough
+                    self._parts.clear()
+                    self._parts_came.clear()
                 for waiting in taken:
                     _fail(waiting.outcome, error)
             else:
@@ -178,9 +179,10 @@ class Lane:
                 frame = encode_queries([waiting.query for waiting in taken])
                 reply = await self._exchange(frame, Answers)
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
-                taken += self._queries
-                self._queries.clear()
-                self._queries_came.clear()
+                if isinstance(error, NoAnswerError):
+                    taken += self._queries
+                    self._queries.clear()
+                    self._queries_came.clear()
                 for waiting in taken:
                     _fail(waiting.answer, error)
             else:

@@ -6,6 +6,7 @@ at once, from the state in memory.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -88,12 +89,15 @@ class Shard:
         self._lock = FolderLock(settings.folder, LOCK_WAIT_S)
         self._log_folder = settings.folder / "log"
         self._snapshot_folder = settings.folder / "snapshots"
-        try:
+        with contextlib.ExitStack() as release:  # for the next attempt, here or elsewhere
+            release.callback(self._lock.release)
             self._epoch = Epoch(settings.folder)
+            release.callback(self._epoch.close)
             recovered = recover(self._log_folder, self._snapshot_folder, settings.rules)
-        except BaseException:
-            self._lock.release()  # for the next attempt, in this process or another
-            raise
+            self._log = Log(
+                self._log_folder, self._epoch, recovered.next_sequence, settings.segment_bytes
+            )
+            release.pop_all()
         #: What was found on disk, for people.
         self.recovered = recovered.summary
         self._state, self._producers = recovered.state, recovered.producers
@@ -101,9 +105,6 @@ class Shard:
         self._snapshot_sequence = recovered.snapshot_sequence
         self._applied_sequence = recovered.next_sequence - 1
         self._events_since_snapshot = recovered.replayed_events
-        self._log = Log(
-            self._log_folder, self._epoch, recovered.next_sequence, settings.segment_bytes
-        )
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], asyncio.Future[Reply]] = {}
         self._wake = asyncio.Event()
@@ -196,6 +197,8 @@ class Shard:
         try:
             await loop.run_in_executor(self._disk, self._log.append, records)
         except NotWritableError as error:
+            if self._writable:
+                _logger.error("shard %d takes no events: %s", self._settings.number, error)
             self._writable = False
             for append in group:
                 self._answer(append, Refused(str(error)))
@@ -252,6 +255,11 @@ class Shard:
             for query in queries
         ]
 
+    def _is_writable(self) -> bool:
+        """After a failure, whether there is room again: nothing may be sent until that is said."""
+        self._writable = self._writable or self._log.has_room()
+        return self._writable
+
     def _stats(self) -> ShardStats:
         state = self._state
         paths = log.segments(self._log_folder)
@@ -273,6 +281,6 @@ class Shard:
             log_bytes=sum(path.stat().st_size for path in paths),
             broken_tails=len(log.broken_tails(self._log_folder)),
             snapshot_sequence=self._snapshot_sequence,
-            writable=self._writable,
+            writable=self._is_writable(),
             movie_hashes=hashes.tobytes(),
         )

@@ -38,7 +38,7 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
 
         try:
             server.serve(settings)
-        except (PersistenceError, server.StartError) as error:
+        except (PersistenceError, server.StartError, OSError) as error:
             sys.exit(f"playhead: {error}")
 
 

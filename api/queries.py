@@ -1,5 +1,6 @@
 """GET /v1/…: what was watched, by movie, by user, and by both."""
 
+import re
 import time
 from typing import Any, get_args
 from urllib.parse import unquote_to_bytes
@@ -137,6 +138,6 @@ def choice(request: Request, parameter: str, choices: tuple[str, ...], default: 
 
 def whole_number(request: Request, parameter: str, default: int, maximum: int) -> int:
     value: str = request.args.get(parameter, str(default))
-    if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= maximum):
+    if not (re.fullmatch("[0-9]{1,9}", value) and 1 <= int(value) <= maximum):
         raise bad_request(f"{parameter}: expected a whole number from 1 to {maximum}, got {value}")
     return int(value)

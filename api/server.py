@@ -68,6 +68,9 @@ def start_cluster(address: str | None, namespace: str) -> Cluster:
         cluster = Cluster(address, namespace)
     except SystemExit:  # from the SIGTERM handler that Ray puts in place
         raise KeyboardInterrupt from None
+    except Exception as error:
+        where = f"the cluster at {address}" if address else "Ray on this machine"
+        raise StartError(f"cannot start on {where}: {error}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return cluster
 

@@ -24,7 +24,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     data_dir: Path = Field(Path("data"), description="Where everything is kept.")
     shards: int | None = Field(
-        None, ge=1, le=4096, description="Shards; by default as the data has, else half the cores."
+        None,
+        ge=1,
+        le=4096,
+        description="Shards; by default as the data has, else as many as workers.",
     )
     workers: int = Field(_HALF_THE_CORES, ge=1, le=256, description="HTTP processes.")
     ray_address: str | None = Field(
@@ -39,7 +42,7 @@ class Settings(BaseSettings):
         1_800_000, ge=0, le=31_536_000_000, description="A break longer than this is a new view."
     )
     complete_ratio: float = Field(
-        0.9, gt=0, le=1, description="A movie is completed at this share of its length."
+        0.9, ge=0.000_001, le=1, description="A movie is completed at this share of its length."
     )
     credit: Literal["position", "duration"] = Field(
         "position", description="What `at` means: a position, or an amount watched."

@@ -28,11 +28,15 @@ class Epoch:
         self._path = folder / "EPOCH"
         fresh = not self._path.exists()
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.number = 1 if fresh else self._read() + 1
-        os.pwrite(self._descriptor, self._encode(self.number), 0)
-        os.fsync(self._descriptor)
-        if fresh:
-            sync_folder(folder)
+        try:
+            self.number = 1 if fresh else self._read() + 1
+            os.pwrite(self._descriptor, self._encode(self.number), 0)
+            os.fsync(self._descriptor)
+            if fresh:
+                sync_folder(folder)
+        except BaseException:
+            self.close()
+            raise
 
     def check(self) -> None:
         """Raises `FencedError` when another incarnation has taken a later epoch."""

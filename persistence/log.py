@@ -38,6 +38,8 @@ from persistence.files import make_folder, replace_file, sync_folder
 FORMAT = 1
 #: A record of one encoded batch of events.
 EVENTS = 1
+#: What must fit for a log that could not be written to be tried again.
+TRIAL_BYTES = 64 << 10
 #: Far above any batch that the limits admit; a longer record is not ours.
 PAYLOAD_BYTES_MAX = 1 << 30
 
@@ -124,6 +126,18 @@ class Log:
             raise SyncFailedError(f"fdatasync of {self._folder} failed: {error}") from error
         self._size += len(encoded)
         self.next_sequence += len(records)
+
+    def has_room(self) -> bool:
+        """Whether a write of a page's size would succeed now."""
+        trial = self._folder / "trial.tmp"
+        try:
+            replace_file(trial, bytes(TRIAL_BYTES))
+        except OSError:
+            return False
+        finally:
+            for path in (trial, trial.with_name(f"{trial.name}.tmp")):
+                path.unlink(missing_ok=True)
+        return True
 
     def close(self) -> None:
         os.close(self._descriptor)

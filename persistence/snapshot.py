@@ -98,7 +98,9 @@ def load_newest(folder: Path) -> tuple[Snapshot | None, list[DamagedError]]:
 def set_aside(folder: Path, damage: list[DamagedError]) -> None:
     """Renames damaged snapshots, so that they count as none and the whole ones are kept."""
     for snapshot in {folder / error.path.relative_to(folder).parts[0] for error in damage}:
-        snapshot.rename(snapshot.with_name(f"{snapshot.name}.broken"))
+        aside = snapshot.with_name(f"{snapshot.name}.broken")
+        shutil.rmtree(aside, ignore_errors=True)
+        snapshot.rename(aside)
     sync_folder(folder)
 
 

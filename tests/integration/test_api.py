@@ -287,7 +287,17 @@ def test_top_movies(server: Playhead) -> None:
         ("sort=viewers&window=1h", "window"),
         *(
             (f"limit={value}", "limit")
-            for value in ("0", "-1", "x", "1001", "1.5", "٣", "9" * 5000)
+            for value in (
+                "0",
+                "-1",
+                "x",
+                "1001",
+                "1.5",
+                "٣",
+                "9" * 5000,
+                "0" * 5000,
+                "0000000011001",
+            )
         ),
     ],
 )

@@ -212,6 +212,8 @@ def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
         ([], {"PLAYHEAD_PORT": "x"}, "PLAYHEAD_PORT"),
         (["--host", "no.such.host.invalid"], {}, "--host"),
         (["--nonsense"], {}, "--nonsense"),
+        (["--data-dir", "/dev/null/data"], {}, "/dev/null"),
+        (["--ray-address", "127.0.0.1:1"], {}, "127.0.0.1:1"),
     ],
 )
 def test_bad_settings_are_said_plainly(

@@ -225,6 +225,19 @@ def test_a_failed_write_leaves_nothing_behind_and_heals(
     assert sequences(tmp_path) == [1, 2]
 
 
+def test_room_is_tried_for_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_log(tmp_path)
+    before = sorted((tmp_path / "log").iterdir())
+    assert opened.has_room()
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert not opened.has_room()
+    assert sorted((tmp_path / "log").iterdir()) == before
+
+
 def test_a_failed_fsync_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_log(tmp_path)
 

@@ -96,6 +96,9 @@ def test_a_damaged_one_set_aside_does_not_push_out_a_whole_one(tmp_path: Path) -
         f"{10:019}.broken",
     ]
     assert snapshot.load_newest(tmp_path)[1] == []
+    (tmp_path / f"{10:019}" / "numbers.parquet").write_bytes(b"")
+    snapshot.set_aside(tmp_path, snapshot.load_newest(tmp_path)[1])
+    assert snapshot.load_newest(tmp_path)[1] == []
 
 
 def test_a_snapshot_of_a_newer_version_is_refused(tmp_path: Path) -> None:

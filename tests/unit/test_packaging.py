@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from api.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,3 +64,12 @@ def test_imports_go_one_way(folder: str, forbidden: set[str]) -> None:
 def test_the_rules_and_the_state_know_neither_ray_nor_files(module: str) -> None:
     source = (ROOT / "aggregator" / f"{module}.py").read_text()
     assert not re.search(r"(?m)^(?:import|from) (?:ray|asyncio|os|pathlib)\b", source)
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    table = (ROOT / "docs" / "operating.md").read_text()
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        row = re.search(rf"(?m)^\| `{flag}` \| `PLAYHEAD_{name.upper()}` .*$", table)
+        assert row is not None, flag
+        assert str(field.description) in row[0]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 
 import msgspec
@@ -31,30 +31,28 @@ _PARSERS = {
 _encode = msgspec.json.Encoder().encode
 
 
-@blueprint.post("/v1/events")
-@doc.operation(
+_documented = partial(
+    doc.operation,
     "Take events in",
-    """One event, an array of events (JSON), or one event a line (NDJSON). The answer comes when
-all that were accepted are on disk and counted. Any other outcome is unknown: send the request
-again, with the same `id`s or the same `Idempotency-Key`, and it counts once.""",
     answer=EventsAnswer,
     body=doc.EVENTS_BODY,
     headers=("Idempotency-Key",),
     problems=(400, 413, 415, 503),
+)
+
+
+@blueprint.post("/v1/events")
+@_documented(
+    """One event, an array of events (JSON), or one event a line (NDJSON). The answer comes when
+all that were accepted are on disk and counted. Any other outcome is unknown: send the request
+again, with the same `id`s or the same `Idempotency-Key`, and it counts once."""
 )
 async def events(request: Request) -> HTTPResponse:
     return await _take(request)
 
 
 @blueprint.post("/")
-@doc.operation(
-    "Take events in",
-    "The same as /v1/events.",
-    answer=EventsAnswer,
-    body=doc.EVENTS_BODY,
-    headers=("Idempotency-Key",),
-    problems=(400, 413, 415, 503),
-)
+@_documented("The same as /v1/events.")
 async def events_at_root(request: Request) -> HTTPResponse:
     return await _take(request)
 

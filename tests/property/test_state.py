@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator.answers import View
 from aggregator.event import Event, Part, to_batch
 from aggregator.reference import Reference
 from aggregator.rules import Rules
@@ -105,6 +106,10 @@ def test_state_equals_reference(rules: Rules, arrivals: list[Arrival], data: Any
         facts = {key: value for key, value in facts.items() if key[0] != "retention"}
     assert facts == expected
     assert state.events == duplicates.count(False)
+    now_ms = arrivals[-1].received_ms
+    assert View(state, now_ms).watching_now.tolist() == [
+        reference.watching_now(slug, now_ms) for slug in state.movie_names.to_list()
+    ]
 
 
 @settings(max_examples=100, deadline=None)

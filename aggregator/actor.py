@@ -90,7 +90,13 @@ class ShardActor:
             return
         try:
             self._shard, self._failure = Shard(self._settings), None
+        except PersistenceError as error:
+            self._fail(str(error))
         except Exception as error:
-            self._failure = str(error) if isinstance(error, PersistenceError) else repr(error)
-            self._retry_at_s = time.monotonic() + RETRY_S
-            _logger.exception("shard %d does not start", self._settings.number)
+            _logger.exception("shard %d cannot recover", self._settings.number)
+            self._fail(repr(error))
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        self._retry_at_s = time.monotonic() + RETRY_S
+        _logger.error("shard %d does not start: %s", self._settings.number, reason)

@@ -64,6 +64,7 @@ class ShardActor:
         self._open()
         async with self._serving:
             if self._server is None and self._shard is not None:
+                self._shard.start()
                 self._server = await wire.serve(self._socket, self.handle)
         return _encoder.encode(
             Description(

@@ -2,31 +2,40 @@
 
 from functools import cached_property
 from heapq import nsmallest
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.messages import (
+    ContinueQuery,
+    HistoryPage,
+    HistoryQuery,
+    HoursQuery,
+    Listed,
     MoviesQuery,
     MovieTotals,
+    Place,
     Progress,
     ProgressQuery,
     Query,
     Ranked,
+    Retention,
+    RetentionQuery,
     Sort,
     TopQuery,
     UserQuery,
     UserTotals,
 )
-from aggregator.rules import WATCHING_NOW_MS
+from aggregator.rules import PARTS, RESUME_RATIO, WATCHING_NOW_MS
 from aggregator.state import State
 from aggregator.table import NONE
 
-Answer = Progress | UserTotals | list[MovieTotals] | list[Ranked] | None
+Int64s = NDArray[np.int64]
 
 _COLUMN_OF: dict[Sort, str] = {
     "watch_seconds": "watch_ms",
-    "viewers": "pairs",
+    "viewers": "viewers",
     "views": "views",
     "completions": "completions",
 }
@@ -39,55 +48,127 @@ class View:
         self.state = state
         self.now_ms = now_ms
 
-    def answer(self, query: Query) -> Answer:
-        """None where the user, or the pair, has never been seen."""
+    def answer(self, query: Query) -> Any:
+        """The answer that `messages` names beside the query; None for what was never seen."""
+        state = self.state
         match query:
             case ProgressQuery(user, slug):
-                return progress(self.state, user, slug)
+                row = state.pair_row(user, slug)
+                return None if row is None else progress_of(state, row)
             case UserQuery(user):
-                return user_totals(self.state, user)
+                return user_totals(state, user)
+            case HistoryQuery(user, limit, after):
+                return history(state, user, limit, after)
+            case ContinueQuery(user, limit):
+                return continue_list(state, user, limit)
             case MoviesQuery(slugs):
-                return movie_totals(self.state, slugs, self.watching_now)
+                return movie_totals(state, slugs, self.watching_now)
             case TopQuery():
-                return top(self.state, query)
+                return top(state, query)
+            case RetentionQuery(slug):
+                return retention(state, slug)
+            case HoursQuery(slug, first, end):
+                code = state.movie_code(slug)
+                return None if code is None else state.hours.of_movie(code, first, end).tobytes()
         raise TypeError(f"not a query about the state: {query}")
 
     @cached_property
-    def watching_now(self) -> NDArray[np.int64]:
+    def watching_now(self) -> Int64s:
         """By movie, the streams whose last event is at most a minute old."""
         pairs = self.state.streams.live_pairs(self.now_ms - WATCHING_NOW_MS)
         return np.bincount(self.state.pairs["movie"][pairs], minlength=len(self.state.movies))
 
 
-def progress(state: State, user: str, slug: str) -> Progress | None:
-    row = state.pair_row(user, slug)
-    if row is None:
-        return None
-    pair = {name: int(state.pairs[name][row]) for name in _PROGRESS_COLUMNS}
+# One user
+
+
+def progress_of(state: State, row: int) -> Progress:
+    return progresses_of(state, np.array([row]))[0]
+
+
+def progresses_of(state: State, rows: Int64s) -> list[Progress]:
+    """The progress of each pair, in order."""
+    columns = progress_columns(state, rows)
+    values = zip(*(_optional(column) for column in columns.values()), strict=True)
+    return [Progress(*one) for one in values]
+
+
+def progress_columns(state: State, rows: Int64s) -> dict[str, Int64s]:
+    """The fields of `Progress` by name, `NONE` where one is None."""
+    pairs = state.pairs
+    latest_ms, duration_ms = pairs["latest_ms"][rows], state.durations_ms(rows)
     by_position = state.rules.credit == "position"
-    completed_t, duration_ms = pair.pop("completed_t"), pair.pop("duration_ms")
-    return Progress(
-        user=user,
-        slug=slug,
-        resume_ms=state.rules.resume_ms(pair["latest_ms"], duration_ms) if by_position else None,
-        unique_ms=state.runs.unique_ms(row, state.streams.open_runs(row)) if by_position else None,
-        completed_t=None if completed_t == NONE else completed_t,
-        duration_ms=duration_ms or None,
-        **pair,
+    nothing = np.full(len(rows), NONE, np.int64)
+    known = {
+        "resume_ms": _resume_ms(state, latest_ms, duration_ms) if by_position else nothing,
+        "unique_ms": (
+            state.runs.unique_ms(rows, state.streams.open_runs(rows)) if by_position else nothing
+        ),
+        "duration_ms": np.where(duration_ms > 0, duration_ms, NONE),
+    }
+    return {
+        name: known[name] if name in known else pairs[name][rows]
+        for name in Progress.__struct_fields__
+    }
+
+
+def _optional(column: NDArray[Any]) -> list[Any]:
+    values = column.tolist()
+    return [None if value == NONE else value for value in values] if NONE in values else values
+
+
+def _resume_ms(state: State, latest_ms: Int64s, duration_ms: Int64s) -> Int64s:
+    starts_over = (duration_ms > 0) & (
+        latest_ms * PARTS < round(RESUME_RATIO * PARTS) * duration_ms
     )
+    return np.where(starts_over | state.is_complete(latest_ms, duration_ms), 0, latest_ms)
 
 
-_PROGRESS_COLUMNS = (
-    "latest_ms",
-    "latest_t",
-    "furthest_ms",
-    "watch_ms",
-    "views",
-    "events",
-    "version",
-    "completed_t",
-    "duration_ms",
-)
+def history(state: State, user: str, limit: int, after: Place | None) -> HistoryPage | None:
+    """A page of the user's movies, newest first."""
+    rows = state.pair_rows(user)
+    if not len(rows):
+        return None
+    if after is not None:
+        t, order = (state.pairs[c][rows] for c in ("latest_t", "latest_order"))
+        rows = rows[(t < after.t) | ((t == after.t) & (order < after.order))]
+    page = _newest(state, rows, limit)
+    next_place = None
+    if len(page) < len(rows):
+        last = page[-1]
+        next_place = Place(
+            int(state.pairs["latest_t"][last]), int(state.pairs["latest_order"][last])
+        )
+    return HistoryPage(_listed(state, page), next_place)
+
+
+def continue_list(state: State, user: str, limit: int) -> list[Listed] | None:
+    """What the user can go on with, newest first."""
+    rows = state.pair_rows(user)
+    if not len(rows):
+        return None
+    if state.rules.credit == "duration":
+        return []
+    pairs = state.pairs
+    resume_ms = _resume_ms(state, pairs["latest_ms"][rows], state.durations_ms(rows))
+    finished = (pairs["completed_t"][rows] != NONE) & ~pairs["begun_again"][rows]
+    rows = rows[(resume_ms > 0) & ~pairs["hidden"][rows] & ~finished]
+    return _listed(state, _newest(state, rows, limit))
+
+
+def _newest(state: State, rows: Int64s, limit: int) -> Int64s:
+    """The `limit` of `rows` with the newest latest moments, newest first."""
+    t = state.pairs["latest_t"][rows]
+    if len(rows) > limit:
+        chosen = t >= np.partition(t, len(t) - limit)[len(t) - limit]
+        rows, t = rows[chosen], t[chosen]
+    order = np.lexsort((state.pairs["latest_order"][rows], t))[::-1]
+    return rows[order[:limit]]
+
+
+def _listed(state: State, rows: Int64s) -> list[Listed]:
+    slugs = [state.movie_names[code] for code in state.pairs["movie"][rows].tolist()]
+    return list(map(Listed, slugs, progresses_of(state, rows)))
 
 
 def user_totals(state: State, user: str) -> UserTotals | None:
@@ -96,55 +177,70 @@ def user_totals(state: State, user: str) -> UserTotals | None:
         return None
     totals = state.users
     return UserTotals(
-        user=user,
         watch_ms=int(totals["watch_ms"][code]),
         movies=int(totals["pairs"][code]),
         completed=int(totals["completions"][code]),
         events=int(totals["events"][code]),
-        last_t=int(totals["last_t"][code]),
+        last_t=int(totals["last_t"][code]) if totals["events"][code] else None,
     )
 
 
-def movie_totals(state: State, slugs: list[str], watching: NDArray[np.int64]) -> list[MovieTotals]:
+# Movies
+
+
+def movie_totals(state: State, slugs: list[str], watching: Int64s) -> list[MovieTotals]:
     totals = state.movies
     return [
         MovieTotals(
             slug=slug,
             watch_ms=int(totals["watch_ms"][code]),
-            viewers=int(totals["pairs"][code]),
+            viewers=int(totals["viewers"][code]),
             views=int(totals["views"][code]),
             completions=int(totals["completions"][code]),
             events=int(totals["events"][code]),
             watching_now=int(watching[code]),
-            first_t=int(totals["first_t"][code]),
-            last_t=int(totals["last_t"][code]),
+            first_t=int(totals["first_t"][code]) if totals["events"][code] else None,
+            last_t=int(totals["last_t"][code]) if totals["events"][code] else None,
+            duration_ms=int(totals["duration_ms"][code]) or None,
+            title=state.titles.get(code),
         )
         for slug in slugs
-        if (code := state.movie_names.code(slug)) is not None
+        if (code := state.movie_code(slug)) is not None
     ]
+
+
+def retention(state: State, slug: str) -> Retention | None:
+    """What was watched of each bucket."""
+    code = state.movie_code(slug)
+    if code is None:
+        return None
+    viewers, plays = state.runs.retention(code)
+    return Retention(viewers.tobytes(), plays.tobytes())
 
 
 def top(state: State, query: TopQuery) -> list[Ranked]:
     """The movies with the most, highest first, ties by slug; or the values of those named."""
     values = _values(state, query.sort, query.since_hour)
     if query.slugs is not None:
-        codes = [(slug, state.movie_names.code(slug)) for slug in query.slugs]
+        codes = [(slug, state.movie_code(slug)) for slug in query.slugs]
         return [Ranked(slug, int(values[code])) for slug, code in codes if code is not None]
+    watched = np.flatnonzero(state.movies["events"] > 0)
+    values = values[watched]
     limit = min(query.limit, len(values))
     if limit == 0:
         return []
     least = int(np.partition(values, len(values) - limit)[len(values) - limit])
-    above = np.flatnonzero(values > least).tolist()
-    ranked = [Ranked(state.movie_names[code], int(values[code])) for code in above]
+    above = np.flatnonzero(values > least)
+    ranked = [
+        Ranked(state.movie_names[code], value)
+        for code, value in zip(watched[above].tolist(), values[above].tolist(), strict=True)
+    ]
     ranked.sort(key=lambda movie: (-movie.value, movie.slug))
-    ties = (state.movie_names[code] for code in np.flatnonzero(values == least).tolist())
+    ties = (state.movie_names[code] for code in watched[values == least].tolist())
     return ranked + [Ranked(slug, least) for slug in nsmallest(limit - len(ranked), ties)]
 
 
-def _values(state: State, sort: Sort, since_hour: int | None) -> NDArray[np.int64]:
+def _values(state: State, sort: Sort, since_hour: int | None) -> Int64s:
     if since_hour is None:
         return state.movies[_COLUMN_OF[sort]].astype(np.int64)
-    rows = np.flatnonzero(state.hours["hour"] >= since_hour)
-    values = np.zeros(len(state.movies), np.int64)
-    np.add.at(values, state.hours["movie"][rows], state.hours["watch_ms"][rows])
-    return values
+    return state.hours.since(since_hour, len(state.movies))

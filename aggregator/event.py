@@ -1,7 +1,8 @@
 """An event as clients send it, and many of them as columns."""
 
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, groupby
 from typing import Annotated
 
 import msgspec
@@ -44,15 +45,40 @@ class Event(msgspec.Struct, gc=False):
 
 
 class Part(msgspec.Struct, gc=False, frozen=True):
-    """The events of one request that go to one shard, and the request's idempotency key."""
+    """The events of one request that go to one shard, and the request's idempotency key.
 
-    events: list[Event]
+    Events that came as columns stay columns; their `key_hash` is not set yet.
+    """
+
+    events: list[Event] | Batch
     key: str | None = None
 
 
 def to_batch(parts: Sequence[Part]) -> Batch:
     """The events of `parts`, in order, as columns. No two parts may share a key."""
-    events = list(chain.from_iterable(part.events for part in parts))
+    lists = [part.events for part in parts if isinstance(part.events, list)]
+    if len(lists) == len(parts):
+        return _columns_of(lists, [part.key for part in parts])
+    batches: list[Batch] = []
+    for are_lists, group in groupby(parts, lambda part: isinstance(part.events, list)):
+        run = list(group)
+        batches += [to_batch(run)] if are_lists else map(_keyed, run)
+    return Batch.concatenate(batches)
+
+
+def _keyed(part: Part) -> Batch:
+    """The columns of `part` with the hashes of its key, one made for each distinct user."""
+    batch = part.events
+    assert isinstance(batch, Batch)
+    if not part.key:
+        return batch
+    hashes = [key_hash(user, part.key) for user in batch.users]
+    return replace(batch, key_hash=_int64s(hashes)[batch.user])
+
+
+def _columns_of(lists: list[list[Event]], keys: list[str | None]) -> Batch:
+    """The events of several requests and the key of each."""
+    events = list(chain.from_iterable(lists))
     users, user = _codes([event.user for event in events])
     slugs, slug = _codes([event.slug for event in events])
     sessions, session = _codes([event.session or "" for event in events])
@@ -63,17 +89,24 @@ def to_batch(parts: Sequence[Part]) -> Batch:
         user,
         slug,
         session,
-        at_ms=_to_ms([event.at for event in events], 1000),
-        ts_ms=_optional([event.ts for event in events], absent=-1, to_ms=1),
-        duration_ms=_optional([event.duration for event in events], absent=0, to_ms=1000),
+        at_ms=to_ms(np.array([event.at for event in events], np.float64), 1000),
+        ts_ms=_optional([event.ts for event in events], absent=-1, scale=1),
+        duration_ms=_optional([event.duration for event in events], absent=0, scale=1000),
         id_hash=_id_hashes(events),
-        key_hash=_key_hashes(parts),
+        key_hash=_key_hashes(lists, keys),
     )
 
 
 def id_hash(user: str, id: str) -> int:
     """What is kept of a (user, id): 64 bits, never 0."""
     return xxhash.xxh3_64_intdigest(f"{user}\n{id}".encode()) or 1
+
+
+def id_hashes(texts: Sequence[bytes]) -> NDArray[np.int64]:
+    """`id_hash` of many, each given as the text that is hashed: user, line feed, id."""
+    hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, texts), np.uint64, len(texts))
+    hashes[hashes == 0] = 1
+    return hashes.view(np.int64)
 
 
 def key_hash(user: str, key: str) -> int:
@@ -90,30 +123,36 @@ def _codes(names: list[str]) -> tuple[list[str], NDArray[np.int32]]:
     return list(table), np.fromiter(map(codes.__getitem__, names), np.int32, len(names))
 
 
-def _to_ms(values: list[float], scale: int) -> NDArray[np.int64]:
+def to_ms(values: NDArray[np.float64], scale: int) -> NDArray[np.int64]:
     """`values * scale`, rounded half to even, as Python's `round`."""
-    return np.rint(np.array(values, np.float64) * scale).astype(np.int64)
+    return np.rint(values * scale).astype(np.int64)
 
 
-def _optional(values: list[float | None], absent: int, to_ms: int) -> NDArray[np.int64] | None:
-    """As `_to_ms`, `absent` where there is no value; None when there is none at all."""
-    given = np.array([value is not None for value in values])
-    if not given.any():
+def _optional(values: list[float | None], absent: int, scale: int) -> NDArray[np.int64] | None:
+    """As `to_ms`, `absent` where there is no value; None when there is none at all."""
+    if values.count(None) == len(values):
         return None
-    return np.where(given, _to_ms([value or 0 for value in values], to_ms), absent)
+    given = np.array([value is not None for value in values])
+    return np.where(given, to_ms(np.array([v or 0 for v in values], np.float64), scale), absent)
+
+
+def _int64s(hashes: list[int]) -> NDArray[np.int64]:
+    return np.array(hashes, np.uint64).view(np.int64)
 
 
 def _id_hashes(events: list[Event]) -> NDArray[np.int64] | None:
     if not any(event.id for event in events):
         return None
-    hashes = [id_hash(event.user, event.id) if event.id else 0 for event in events]
-    return np.array(hashes, np.uint64).view(np.int64)
+    return _int64s([id_hash(event.user, event.id) if event.id else 0 for event in events])
 
 
-def _key_hashes(parts: Sequence[Part]) -> NDArray[np.int64] | None:
-    if not any(part.key for part in parts):
+def _key_hashes(lists: list[list[Event]], keys: list[str | None]) -> NDArray[np.int64] | None:
+    if not any(keys):
         return None
-    hashes = [
-        key_hash(event.user, part.key) if part.key else 0 for part in parts for event in part.events
-    ]
-    return np.array(hashes, np.uint64).view(np.int64)
+    return _int64s(
+        [
+            key_hash(event.user, key) if key else 0
+            for events, key in zip(lists, keys, strict=True)
+            for event in events
+        ]
+    )

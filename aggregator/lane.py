@@ -1,9 +1,9 @@
-"""The queue in front of one shard.
+"""The queues in front of one shard.
 
-Batching is natural: one frame of events and one of queries are under way, and
-what comes in meanwhile makes up the next. Alone, an event leaves at once; under
-load, frames grow by themselves. Every caller awaits a future of its own, so one
-that goes away takes nothing from the others.
+Batching is natural: one frame each of events, commands and queries is under way,
+and what comes in meanwhile makes up the next. Alone, an event leaves at once;
+under load, frames grow by themselves. Every caller awaits a future of its own, so
+one that goes away takes nothing from the others.
 """
 
 import asyncio
@@ -16,23 +16,32 @@ from typing import TypeVar
 
 import msgspec
 
+from aggregator.commands import Command
 from aggregator.errors import NoAnswerError, OverloadedError, ShardsUnavailableError
 from aggregator.event import Part, to_batch
+from aggregator.gatherer import Gatherer
 from aggregator.messages import (
     Answers,
     Applied,
+    Done,
+    Exported,
+    ExportRequest,
+    Outcome,
     Query,
     Refused,
     decode_reply,
+    encode_commands,
     encode_events,
+    encode_export,
     encode_queries,
 )
 
 #: Frames this large have nothing to gain from growing.
 FRAME_EVENTS_MAX = 50_000
 FRAME_QUERIES_MAX = 10_000
+FRAME_COMMANDS_MAX = 1_000
 
-R = TypeVar("R", Applied, Answers)
+R = TypeVar("R", Applied, Done, Answers, Exported)
 
 #: Sends a frame to the shard until there is a reply, or raises `NoAnswerError`.
 Send = Callable[[bytes], Awaitable[bytes]]
@@ -48,7 +57,7 @@ class QueueLimits:
 
 
 @dataclass(slots=True)
-class Outcome:
+class Receipt:
     """What became of events: all on disk, `duplicates` of them were so before."""
 
     received_ms: int
@@ -59,17 +68,11 @@ class Outcome:
 class _WaitingPart:
     part: Part
     size: int
-    outcome: asyncio.Future[Outcome]
-
-
-@dataclass(slots=True)
-class _WaitingQuery:
-    query: Query
-    answer: asyncio.Future[msgspec.Raw]
+    receipt: asyncio.Future[Receipt]
 
 
 class Lane:
-    """Events and queries for one shard. Use from one event loop; `close` ends its tasks."""
+    """What goes to one shard. Use from one event loop; `close` ends its tasks."""
 
     def __init__(self, shard: int, send: Send, limits: QueueLimits) -> None:
         self.shard = shard
@@ -78,15 +81,20 @@ class Lane:
         self._producer = secrets.randbits(63)
         self._sequence = 0
         self._parts: deque[_WaitingPart] = deque()
-        self._queries: deque[_WaitingQuery] = deque()
+        # Commands have numbers of their own, as a frame of them does not wait for one of events.
+        self._hand = secrets.randbits(63)
+        self._hand_sequence = 0
+        self._commands = Gatherer[Command, Outcome](
+            self._send_commands, FRAME_COMMANDS_MAX, limits.queries_max
+        )
+        self._queries = Gatherer[Query, msgspec.Raw](
+            self._send_queries, FRAME_QUERIES_MAX, limits.queries_max
+        )
         self._queued_events = self._queued_bytes = 0
-        self._parts_came, self._queries_came = asyncio.Event(), asyncio.Event()
-        self._tasks = [
-            asyncio.create_task(self._send_parts_forever()),
-            asyncio.create_task(self._send_queries_forever()),
-        ]
+        self._parts_came = asyncio.Event()
+        self._task = asyncio.create_task(self._send_parts_forever())
 
-    async def submit(self, part: Part, size: int) -> Outcome:
+    async def submit(self, part: Part, size: int) -> Receipt:
         """Has the events counted; `size` is about how many bytes they hold. `NoAnswerError`."""
         events = len(part.events)
         if self._queued_events and (
@@ -101,16 +109,19 @@ class Lane:
         self._queued_events += events
         self._queued_bytes += size
         self._parts_came.set()
-        return await waiting.outcome
+        return await waiting.receipt
 
     async def ask(self, query: Query) -> msgspec.Raw:
         """The encoded answer. Raises `NoAnswerError`."""
-        if len(self._queries) >= self._limits.queries_max:
-            raise OverloadedError(f"{len(self._queries)} queries wait for shard {self.shard}")
-        waiting = _WaitingQuery(query, asyncio.get_running_loop().create_future())
-        self._queries.append(waiting)
-        self._queries_came.set()
-        return await waiting.answer
+        return await self._queries.ask(query)
+
+    async def command(self, command: Command) -> Outcome:
+        """Has the command carried out, durably. Raises `NoAnswerError`."""
+        return await self._commands.ask(command)
+
+    async def export(self, request: ExportRequest) -> Exported:
+        """A part of what is stored of a user. Raises `NoAnswerError`."""
+        return await self._exchange(encode_export(request), Exported)
 
     async def _exchange(self, frame: bytes, expected: type[R]) -> R:
         reply = decode_reply(await self._send(frame))
@@ -120,9 +131,10 @@ class Lane:
         return reply
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._commands.close()
+        await self._queries.close()
 
     # Events
 
@@ -141,7 +153,8 @@ class Lane:
                     self._parts.clear()
                     self._parts_came.clear()
                 for waiting in taken:
-                    _fail(waiting.outcome, error)
+                    if not waiting.receipt.done():
+                        waiting.receipt.set_exception(error)
             else:
                 _share_out(taken, reply)
             self._queued_events -= sum(len(waiting.part.events) for waiting in taken)
@@ -166,34 +179,15 @@ class Lane:
             self._parts_came.clear()
         return taken
 
-    # Queries
+    # Commands and queries
 
-    async def _send_queries_forever(self) -> None:
-        while True:
-            await self._queries_came.wait()
-            count = min(len(self._queries), FRAME_QUERIES_MAX)
-            taken = [self._queries.popleft() for _ in range(count)]
-            if not self._queries:
-                self._queries_came.clear()
-            try:
-                frame = encode_queries([waiting.query for waiting in taken])
-                reply = await self._exchange(frame, Answers)
-            except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
-                if isinstance(error, NoAnswerError):
-                    taken += self._queries
-                    self._queries.clear()
-                    self._queries_came.clear()
-                for waiting in taken:
-                    _fail(waiting.answer, error)
-            else:
-                for waiting, answer in zip(taken, reply.answers, strict=True):
-                    if not waiting.answer.done():
-                        waiting.answer.set_result(answer)
+    async def _send_commands(self, commands: list[Command]) -> list[Outcome]:
+        self._hand_sequence += 1
+        frame = encode_commands(self._hand, self._hand_sequence, commands)
+        return (await self._exchange(frame, Done)).outcomes
 
-
-def _fail(future: asyncio.Future[Outcome] | asyncio.Future[msgspec.Raw], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+    async def _send_queries(self, queries: list[Query]) -> list[msgspec.Raw]:
+        return (await self._exchange(encode_queries(queries), Answers)).answers
 
 
 def _share_out(taken: list[_WaitingPart], reply: Applied) -> None:
@@ -201,6 +195,6 @@ def _share_out(taken: list[_WaitingPart], reply: Applied) -> None:
     for waiting in taken:
         end = start + len(waiting.part.events)
         duplicates = bisect_left(reply.duplicates, end) - bisect_left(reply.duplicates, start)
-        if not waiting.outcome.done():
-            waiting.outcome.set_result(Outcome(reply.received_ms, duplicates))
+        if not waiting.receipt.done():
+            waiting.receipt.set_result(Receipt(reply.received_ms, duplicates))
         start = end

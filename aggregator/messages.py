@@ -1,10 +1,11 @@
 """What travels between a router and a shard: frames, each answered by a reply.
 
-A frame's first byte is its kind. `EVENTS` is followed by the producer and its
-sequence (u64 each, little-endian) and an encoded batch; `QUERIES` by a
-MessagePack array of queries. Replies are MessagePack. A producer is one router;
-it numbers its frames to a shard, and sends the same frame again, with the same
-number, until it has a reply.
+A frame's first byte is its kind. `EVENTS` and `COMMANDS` are followed by the
+producer and its sequence (u64 each, little-endian) and by an encoded batch or
+array of commands; `QUERIES` by a MessagePack array of queries, `EXPORT` by one
+`ExportRequest`. Replies are MessagePack. A producer is one router; it numbers its
+frames to a shard, and sends the same frame again, with the same number, until it
+has a reply.
 """
 
 import struct
@@ -12,7 +13,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from aggregator import commands
+from aggregator.commands import Command
+
 EVENTS = b"E"
+COMMANDS = b"C"
+EXPORT = b"X"
 QUERIES = b"Q"
 
 _PRODUCER = struct.Struct("<QQ")
@@ -28,6 +34,20 @@ class Applied(msgspec.Struct, tag=True, frozen=True):
     duplicates: list[int] = []
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a command. It names no one: it is remembered for a sender that asks again."""
+
+    status: Literal["done", "conflict", "unknown"]
+    progress: "Progress | None" = None
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """The commands are on disk and carried out, or had no effect: an outcome each."""
+
+    received_ms: int
+    outcomes: list[Outcome]
+
+
 class Answers(msgspec.Struct, tag=True, frozen=True):
     """One answer a query, in order."""
 
@@ -40,26 +60,96 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
     reason: str
 
 
-Reply = Applied | Answers | Refused
+class Exported(msgspec.Struct, tag=True, frozen=True):
+    """Facts in order of arrival; `next` is the place to go on after."""
+
+    facts: list["Fact"]
+    next: tuple[int, int] | None
+
+
+Reply = Applied | Done | Answers | Exported | Refused
+
+
+class ExportRequest(msgspec.Struct, frozen=True):
+    """The first `limit` facts of a user after a place, (sequence, index)."""
+
+    user: str
+    after: tuple[int, int]
+    limit: int
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """What is kept of an event, or of a change by hand. Milliseconds."""
+
+    received_ms: int
+    kind: str
+    slug: str
+    session: str | None
+    at_ms: int | None
+    ts_ms: int | None
+    duration_ms: int | None
 
 
 class ProgressQuery(msgspec.Struct, tag=True, frozen=True):
+    """`Progress`."""
+
     user: str
     slug: str
 
 
 class UserQuery(msgspec.Struct, tag=True, frozen=True):
+    """`UserTotals`."""
+
     user: str
 
 
+class Place(msgspec.Struct, frozen=True):
+    """A place in a user's history: the latest moment of the movie that stands there."""
+
+    t: int
+    order: int
+
+
+class HistoryQuery(msgspec.Struct, tag=True, frozen=True):
+    """`HistoryPage`: the user's movies, newest first, after a place or from the start."""
+
+    user: str
+    limit: int
+    after: Place | None = None
+
+
+class ContinueQuery(msgspec.Struct, tag=True, frozen=True):
+    """A list of `Listed`: what the user can go on with, newest first."""
+
+    user: str
+    limit: int
+
+
 class MoviesQuery(msgspec.Struct, tag=True, frozen=True):
-    """The movies named, as far as the shard knows them."""
+    """A list of `MovieTotals` of the movies named, as far as the shard knows them."""
 
     slugs: list[str]
 
 
+class RetentionQuery(msgspec.Struct, tag=True, frozen=True):
+    """`Retention`."""
+
+    slug: str
+
+
+class HoursQuery(msgspec.Struct, tag=True, frozen=True):
+    """Watch time of a movie by hour, from `first` to before `end`: int64 as bytes."""
+
+    slug: str
+    first: int
+    end: int
+
+
 class TopQuery(msgspec.Struct, tag=True, frozen=True):
-    """The `limit` movies with the most of `sort`; with `since_hour`, of watch time from then on."""
+    """A list of `Ranked`: the `limit` movies with the most of `sort`, or the values of `slugs`.
+
+    With `since_hour`, of watch time from then on.
+    """
 
     sort: Sort
     limit: int
@@ -68,17 +158,25 @@ class TopQuery(msgspec.Struct, tag=True, frozen=True):
 
 
 class StatsQuery(msgspec.Struct, tag=True, frozen=True):
-    pass
+    """`ShardStats`."""
 
 
-Query = ProgressQuery | UserQuery | MoviesQuery | TopQuery | StatsQuery
+Query = (
+    ProgressQuery
+    | UserQuery
+    | HistoryQuery
+    | ContinueQuery
+    | MoviesQuery
+    | RetentionQuery
+    | HoursQuery
+    | TopQuery
+    | StatsQuery
+)
 
 
 class Progress(msgspec.Struct, frozen=True):
     """One user and one movie. Positions and amounts in ms, times in Unix ms."""
 
-    user: str
-    slug: str
     latest_ms: int
     latest_t: int
     furthest_ms: int
@@ -92,13 +190,28 @@ class Progress(msgspec.Struct, frozen=True):
     version: int
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A movie in a list of a user's."""
+
+    slug: str
+    progress: Progress
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """A part of a user's history; `next` is the place where it goes on."""
+
+    movies: list[Listed]
+    next: Place | None
+
+
 class UserTotals(msgspec.Struct, frozen=True):
-    user: str
+    """One user over all movies."""
+
     watch_ms: int
     movies: int
     completed: int
     events: int
-    last_t: int
+    last_t: int | None
 
 
 class MovieTotals(msgspec.Struct, frozen=True):
@@ -111,8 +224,17 @@ class MovieTotals(msgspec.Struct, frozen=True):
     completions: int
     events: int
     watching_now: int
-    first_t: int
-    last_t: int
+    first_t: int | None
+    last_t: int | None
+    duration_ms: int | None
+    title: str | None
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """By bucket, int64 as bytes."""
+
+    viewers: bytes
+    plays: bytes
 
 
 class Ranked(msgspec.Struct, frozen=True):
@@ -130,6 +252,8 @@ class ShardStats(msgspec.Struct, frozen=True):
     movies: int
     pairs: int
     streams: int
+    watching_now: int
+    watch_ms: int
     events: int
     events_per_second: float
     memory_bytes: int
@@ -140,6 +264,12 @@ class ShardStats(msgspec.Struct, frozen=True):
     log_bytes: int
     broken_tails: int
     snapshot_sequence: int
+    snapshot_ms: int
+    stored_sequence: int
+    stored_events: int
+    stored_bytes: int
+    erasing: int
+    erasing_since_ms: int | None
     writable: bool
     movie_hashes: bytes
 
@@ -148,12 +278,17 @@ def encode_events(producer: int, sequence: int, batch: bytes) -> bytes:
     return b"".join((EVENTS, _PRODUCER.pack(producer, sequence), batch))
 
 
-def decode_events(frame: bytes) -> tuple[int, int, memoryview]:
-    """The producer, its sequence and the encoded batch of a frame of events."""
+def encode_commands(producer: int, sequence: int, batch: list[Command]) -> bytes:
+    return b"".join((COMMANDS, _PRODUCER.pack(producer, sequence), commands.encode(batch)))
+
+
+def decode_appended(frame: bytes) -> tuple[int, int, memoryview]:
+    """The producer, its sequence and what is encoded in a frame of events or commands."""
     producer, sequence = _PRODUCER.unpack_from(frame, len(EVENTS))
     return producer, sequence, memoryview(frame)[_BATCH_START:]
 
 
+_export = msgspec.msgpack.Decoder(ExportRequest)
 _queries = msgspec.msgpack.Decoder(list[Query])
 _reply: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply)
 
@@ -164,6 +299,14 @@ def encode_queries(queries: list[Query]) -> bytes:
 
 def decode_queries(frame: bytes) -> list[Query]:
     return _queries.decode(memoryview(frame)[len(QUERIES) :])
+
+
+def encode_export(request: ExportRequest) -> bytes:
+    return EXPORT + msgspec.msgpack.encode(request)
+
+
+def decode_export(frame: bytes) -> ExportRequest:
+    return _export.decode(memoryview(frame)[len(EXPORT) :])
 
 
 def decode_reply(encoded: bytes) -> Reply:

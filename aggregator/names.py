@@ -5,6 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+#: In place of a name that was forgotten; no name is empty.
+RETIRED = ""
+
 
 class Names:
     """Each distinct name has a code: 0, 1, 2 … in the order of their first appearance."""
@@ -34,6 +37,11 @@ class Names:
         if code == len(self._names):
             self._names.append(name)
         return code
+
+    def retire(self, code: int) -> None:
+        """Forgets a name; its code is not given again."""
+        del self._codes[self._names[code]]
+        self._names[code] = RETIRED
 
     def to_list(self) -> list[str]:
         return list(self._names)

@@ -3,42 +3,47 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from aggregator.messages import Applied, Refused
-from aggregator.rules import Rules
+from aggregator import entries
+from aggregator.changes import carry_out
+from aggregator.checkpoint import ALONE, Erasing, Folders, erases_in, tidy_up
+from aggregator.entries import Entry
+from aggregator.messages import Applied, Done, Refused
 from aggregator.state import State
 from persistence import log, snapshot
-from persistence.batch import Batch, BatchError
+from persistence.batch import Batch
 from persistence.errors import DamagedError
-from persistence.log import Record
+from persistence.snapshot import Snapshot
 
 #: Records are applied together up to here: enough for vectors, little to hold.
 CHUNK_EVENTS = 50_000
 #: A producer that was silent for this long has ended; a router asks again within seconds.
 PRODUCER_AGE_MS = 3_600_000
 
+Remembered = Applied | Done
+
 
 class Producers:
     """The last frame of each producer and the reply to it, so that a resend is not counted."""
 
     def __init__(self) -> None:
-        self._last: dict[int, tuple[int, Applied]] = {}
+        self._last: dict[int, tuple[int, Remembered]] = {}
 
     def __len__(self) -> int:
         return len(self._last)
 
-    def reply_to(self, producer: int, sequence: int) -> Applied | Refused | None:
+    def reply_to(self, producer: int, sequence: int) -> Remembered | Refused | None:
         """What to answer to a frame that came before; None if it is new."""
         last, reply = self._last.get(producer, (0, None))
         if sequence > last:
             return None
         return reply if sequence == last else Refused("its sender has given this frame up")
 
-    def remember(self, producer: int, sequence: int, reply: Applied) -> None:
+    def remember(self, producer: int, sequence: int, reply: Remembered) -> None:
         if producer not in self._last:
             self._forget_before(reply.received_ms - PRODUCER_AGE_MS)
         self._last[producer] = (sequence, reply)
@@ -50,13 +55,13 @@ class Producers:
 
     def dump(self) -> list[list[Any]]:
         return [
-            [producer, sequence, reply.received_ms, reply.duplicates]
+            [producer, sequence, msgspec.to_builtins(reply)]
             for producer, (sequence, reply) in self._last.items()
         ]
 
     def load(self, dumped: list[list[Any]]) -> None:
-        for producer, sequence, received_ms, duplicates in dumped:
-            self._last[producer] = (sequence, Applied(received_ms, duplicates))
+        for producer, sequence, reply in dumped:
+            self._last[producer] = (sequence, msgspec.convert(reply, Remembered))
 
 
 @dataclass(slots=True)
@@ -67,72 +72,120 @@ class Recovered:
     producers: Producers = field(default_factory=Producers)
     received_ms: int = 0
     snapshot_sequence: int = 0
+    snapshot_ms: int = 0
     next_sequence: int = 1
-    replayed_events: int = 0
+    replayed: int = 0
+    #: Of the records replayed, by sequence: the indexes of what had no effect.
+    skipped: dict[int, list[int]] = field(default_factory=dict)
+    #: Erases whose traces are still on disk.
+    erasing: list[Erasing] = field(default_factory=list)
     summary: str = ""
 
 
-def recover(log_folder: Path, snapshot_folder: Path, rules: Rules) -> Recovered:
-    """Loads and replays; raises `PersistenceError` if what is there cannot be trusted."""
+def recover(folders: Folders, state: State) -> Recovered:
+    """Loads and replays into an empty state, and tidies up after a checkpoint that was cut short.
+
+    Raises `PersistenceError` if what is there cannot be trusted.
+    """
     started = time.monotonic()
-    recovered = Recovered(State(rules))
-    newest, damage = snapshot.load_newest(snapshot_folder)
-    if damage and not log.segments(log_folder):
+    newest, damage = snapshot.load_newest(folders.snapshots)
+    if damage and not log.segments(folders.log):
         raise damage[0]
-    if newest is not None:
-        recovered.state.load_arrow(newest.tables, newest.extra["young_since_ms"])
-        recovered.producers.load(newest.extra["producers"])
-        recovered.received_ms = newest.extra["received_ms"]
-        recovered.snapshot_sequence = newest.sequence
-        recovered.next_sequence = newest.sequence + 1
-    for chunk in _chunks(log_folder, log.replay(log_folder, recovered.snapshot_sequence)):
-        _apply(recovered, chunk)
+    recovered = load(state, newest)
+    loaded = state.events
+    try:
+        for _ in replay(recovered, entries.read(folders.log, recovered.snapshot_sequence)):
+            pass
+    except DamagedError as error:
+        if damage:  # without it, no record would be missing
+            raise damage[0] from error
+        raise
     if damage:
-        snapshot.set_aside(snapshot_folder, damage)
+        snapshot.set_aside(folders.snapshots, damage)
+    if newest is not None:
+        tidy_up(folders, alone=newest.extra[ALONE])
     recovered.summary = (
-        f"{recovered.state.events - recovered.replayed_events} events from the snapshot, "
-        f"{recovered.replayed_events} from the log, in {time.monotonic() - started:.1f} s"
+        f"{loaded} events from the snapshot, {recovered.replayed} from the log, "
+        f"in {time.monotonic() - started:.1f} s"
     )
     return recovered
 
 
-Logged = tuple[Record, Batch]
+def load(state: State, newest: Snapshot | None) -> Recovered:
+    """Fills an empty state from a snapshot."""
+    if newest is None:
+        return Recovered(state)
+    state.load_arrow(newest.tables, newest.extra["state"])
+    recovered = Recovered(
+        state,
+        received_ms=newest.extra["received_ms"],
+        snapshot_sequence=newest.sequence,
+        snapshot_ms=newest.extra["received_ms"],
+        next_sequence=newest.sequence + 1,
+    )
+    recovered.producers.load(newest.extra["producers"])
+    return recovered
 
 
-def _chunks(folder: Path, records: Iterable[Record]) -> Iterator[list[Logged]]:
-    chunk: list[Logged] = []
+def replay(recovered: Recovered, found: Iterable[Entry]) -> Iterator[int]:
+    """Applies entries; yields the last sequence after each chunk."""
+    for chunk in _chunks(found):
+        if isinstance(chunk[0].content, Batch):
+            _apply_events(recovered, chunk)
+        else:
+            apply_commands(recovered, chunk[0])
+        last = chunk[-1].record
+        recovered.received_ms = last.received_ms
+        recovered.next_sequence = last.sequence + 1
+        yield last.sequence
+
+
+def apply_commands(recovered: Recovered, entry: Entry) -> None:
+    record, commands = entry.record, entry.content
+    assert not isinstance(commands, Batch)
+    done = carry_out(recovered.state, commands, record.received_ms)
+    if without_effect := [i for i, each in enumerate(done.outcomes) if each.status != "done"]:
+        recovered.skipped[record.sequence] = without_effect
+    recovered.erasing += erases_in(record.sequence, record.received_ms, commands)
+    recovered.producers.remember(record.producer, record.producer_sequence, done)
+
+
+def _chunks(found: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Records of events together, up to a size; each record of commands alone."""
+    chunk: list[Entry] = []
     events = 0
-    for record in records:
-        try:
-            batch = Batch.decode(record.payload)
-        except BatchError as error:
-            raise DamagedError(folder, 0, f"record {record.sequence}: {error}") from error
-        chunk.append((record, batch))
-        events += len(batch)
-        if events >= CHUNK_EVENTS:
+    for entry in found:
+        is_events = isinstance(entry.content, Batch)
+        if chunk and (not is_events or events >= CHUNK_EVENTS):
             yield chunk
             chunk, events = [], 0
+        if is_events:
+            chunk.append(entry)
+            events += len(entry.content)
+        else:
+            yield [entry]
     if chunk:
         yield chunk
 
 
-def _apply(recovered: Recovered, chunk: list[Logged]) -> None:
-    batch = Batch.concatenate([batch for _, batch in chunk])
-    last = chunk[-1][0]
+def _apply_events(recovered: Recovered, chunk: list[Entry]) -> None:
+    batches = [entry.content for entry in chunk if isinstance(entry.content, Batch)]
+    batch = Batch.concatenate(batches)
     hashes = sum(c is not None for c in (batch.id_hash, batch.key_hash)) * len(batch)
-    first_ms, last_ms = chunk[0][0].received_ms, last.received_ms
+    first_ms, last_ms = chunk[0].record.received_ms, chunk[-1].record.received_ms
     if len(chunk) > 1 and hashes and recovered.state.recent.turns(first_ms, last_ms, hashes):
-        for logged in chunk:  # the ids forgotten must be those that were forgotten live
-            _apply(recovered, [logged])
+        for entry in chunk:  # the ids forgotten must be those that were forgotten live
+            _apply_events(recovered, [entry])
         return
-    lengths = [len(batch) for _, batch in chunk]
-    received_ms = np.repeat([record.received_ms for record, _ in chunk], lengths)
+    lengths = [len(one) for one in batches]
+    received_ms = np.repeat([entry.record.received_ms for entry in chunk], lengths)
     duplicate = recovered.state.apply(batch, received_ms, np.repeat(range(len(chunk)), lengths))
-    ends = np.cumsum(lengths)
-    for (record, part), end in zip(chunk, ends.tolist(), strict=True):
+    ends = np.cumsum(lengths).tolist()
+    for entry, part, end in zip(chunk, batches, ends, strict=True):
+        record = entry.record
         duplicates = np.flatnonzero(duplicate[end - len(part) : end]).tolist()
+        if duplicates:
+            recovered.skipped[record.sequence] = duplicates
         reply = Applied(record.received_ms, duplicates)
         recovered.producers.remember(record.producer, record.producer_sequence, reply)
-    recovered.received_ms = last.received_ms
-    recovered.next_sequence = last.sequence + 1
-    recovered.replayed_events += len(batch) - int(np.count_nonzero(duplicate))
+    recovered.replayed += len(batch) - int(np.count_nonzero(duplicate))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aggregator.rules import BUCKET_MS, HOUR_MS, WATCHING_NOW_MS, Rules
+from aggregator.rules import BUCKET_MS, HOUR_MS, WATCHING_NOW_MS, Rules, hour_kept
 
 Interval = tuple[int, int]
 
@@ -29,13 +29,19 @@ class Pair:
     watch_ms: int = 0
     latest_ms: int = 0
     latest_t: int = -1
+    latest_order: int = -1
     furthest_ms: int = 0
     duration_ms: int = 0
     completed_t: int | None = None
+    first_t: int | None = None
+    begun_again: bool = False
+    hidden: bool = False
     views: int = 0
     events: int = 0
+    version: int = 0
     streams: dict[str, Stream] = field(default_factory=dict)
     closed_runs: list[Interval] = field(default_factory=list)
+    hours: Counter[int] = field(default_factory=Counter)
 
     def runs(self) -> list[Interval]:
         """All runs that cover anything, the open ones included."""
@@ -48,9 +54,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over pairs: of a movie (`pairs` are its viewers) or of a user (its movies)."""
+    """Sums over pairs: of a movie, or of a user (`pairs` are its movies)."""
 
     watch_ms: int
+    viewers: int
     pairs: int
     views: int
     completions: int
@@ -63,8 +70,11 @@ class Reference:
     def __init__(self, rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
         self.pairs: dict[tuple[str, str], Pair] = {}
-        self.hours: Counter[tuple[str, int]] = Counter()
+        #: The catalogue's duration, 0 for none, and title.
+        self.catalogue: dict[str, tuple[int, str | None]] = {}
         self._ids: set[tuple[str, str]] = set()
+        self._order = 0
+        self._received_ms = 0
 
     def apply(
         self,
@@ -83,24 +93,76 @@ class Reference:
                 return False
             self._ids.add((user, id))
         t = received_ms if ts_ms is None else min(ts_ms, received_ms)
-        pair = self.pairs.setdefault((user, slug), Pair())
+        pair = self._change(user, slug)
+        self._received_ms = max(self._received_ms, received_ms)
         credit = self._credit(pair, session, at_ms, t)
         pair.watch_ms += credit
         if credit:
-            self.hours[slug, t // HOUR_MS * HOUR_MS] += credit
+            pair.hours[t // HOUR_MS] += credit
         pair.events += 1
+        pair.first_t = t if pair.first_t is None else min(t, pair.first_t)
+        pair.hidden = False
         pair.furthest_ms = max(pair.furthest_ms, at_ms)
         if t >= pair.latest_t:
-            pair.latest_ms, pair.latest_t = at_ms, t
+            pair.latest_ms, pair.latest_t, pair.latest_order = at_ms, t, self._order
         pair.duration_ms = duration_ms or pair.duration_ms
-        if (
-            self.rules.credit == "position"
-            and pair.completed_t is None
-            and pair.duration_ms
-            and self.rules.is_complete(at_ms, pair.duration_ms)
-        ):
+        if pair.completed_t is not None:
+            pair.begun_again |= t >= pair.completed_t
+        elif self._is_complete(pair, slug, at_ms):
             pair.completed_t = t
         return True
+
+    def set_position(self, user: str, slug: str, at_ms: int, received_ms: int) -> None:
+        """Sets the latest moment by hand."""
+        pair = self._change(user, slug)
+        pair.latest_ms, pair.latest_t, pair.latest_order = at_ms, received_ms, self._order
+
+    def mark_completed(self, user: str, slug: str, received_ms: int) -> None:
+        """Completes by hand; of a movie never watched, the latest moment is its start, now."""
+        is_new = (user, slug) not in self.pairs
+        pair = self._change(user, slug)
+        if is_new:
+            pair.latest_t, pair.latest_order = received_ms, self._order
+        if pair.completed_t is None:
+            pair.completed_t = received_ms
+        pair.begun_again = False
+
+    def unmark_completed(self, user: str, slug: str) -> None:
+        pair = self._change(user, slug)
+        pair.completed_t, pair.begun_again = None, False
+
+    def hide(self, user: str, slug: str) -> None:
+        self._change(user, slug).hidden = True
+
+    def describe(self, slug: str, duration_ms: int, title: str | None) -> None:
+        """Replaces the catalogue entry; a duration of 0 is unknown."""
+        self.catalogue[slug] = (duration_ms, title)
+
+    def erase(self, user: str, slug: str | None = None) -> None:
+        """Forgets a pair, or all of a user; ids stay known, so nothing erased comes back."""
+        self.pairs = {
+            key: pair
+            for key, pair in self.pairs.items()
+            if key[0] != user or (slug is not None and key[1] != slug)
+        }
+
+    def _change(self, user: str, slug: str) -> Pair:
+        pair = self.pairs.setdefault((user, slug), Pair())
+        pair.version += 1
+        self._order += 1
+        return pair
+
+    def _is_complete(self, pair: Pair, slug: str, at_ms: int) -> bool:
+        duration_ms = self._duration_ms(pair, slug)
+        return (
+            self.rules.credit == "position"
+            and duration_ms > 0
+            and self.rules.is_complete(at_ms, duration_ms)
+        )
+
+    def _duration_ms(self, pair: Pair, slug: str) -> int:
+        """The pair's own, else the catalogue's, else 0."""
+        return pair.duration_ms or self.catalogue.get(slug, (0, None))[0]
 
     def _credit(self, pair: Pair, session: str, at_ms: int, t: int) -> int:
         stream = pair.streams.get(session)
@@ -124,9 +186,37 @@ class Reference:
         stream.last_t, stream.last_at = t, at_ms
         return step if continues else 0
 
+    def duration_ms(self, user: str, slug: str) -> int:
+        return self._duration_ms(self.pairs[user, slug], slug)
+
     def resume_ms(self, user: str, slug: str) -> int:
-        pair = self.pairs[user, slug]
-        return self.rules.resume_ms(pair.latest_ms, pair.duration_ms)
+        return self.rules.resume_ms(self.pairs[user, slug].latest_ms, self.duration_ms(user, slug))
+
+    def history(self, user: str) -> list[str]:
+        """The user's movies, newest first."""
+        pairs = [(slug, pair) for (u, slug), pair in self.pairs.items() if u == user]
+        pairs.sort(key=lambda item: (item[1].latest_t, item[1].latest_order), reverse=True)
+        return [slug for slug, _ in pairs]
+
+    def continue_list(self, user: str) -> list[str]:
+        """What there is to go on with, newest first."""
+        if self.rules.credit == "duration":
+            return []
+        return [
+            slug
+            for slug in self.history(user)
+            if self.resume_ms(user, slug) > 0
+            and not (pair := self.pairs[user, slug]).hidden
+            and (pair.completed_t is None or pair.begun_again)
+        ]
+
+    def hours(self, kept_days: int) -> Counter[tuple[str, int]]:
+        """Watch time by movie and UTC hour; old hours fold into the first one of their day."""
+        hours: Counter[tuple[str, int]] = Counter()
+        for (_, slug), pair in self.pairs.items():
+            for hour, credit in pair.hours.items():
+                hours[slug, hour_kept(hour, self._received_ms, kept_days)] += credit
+        return hours
 
     def movie(self, slug: str) -> Totals:
         return _sum(pair for (_, s), pair in self.pairs.items() if s == slug)
@@ -144,6 +234,8 @@ class Reference:
 
     def retention(self, slug: str) -> tuple[list[int], list[int]]:
         """Viewers and plays of each bucket, up to the last one that has a viewer."""
+        if self.rules.credit == "duration":
+            return [], []
         viewers: Counter[int] = Counter()
         plays: Counter[int] = Counter()
         for (_, s), pair in self.pairs.items():
@@ -176,6 +268,7 @@ def _sum(pairs: Iterable[Pair]) -> Totals:
     rows = list(pairs)
     return Totals(
         watch_ms=sum(pair.watch_ms for pair in rows),
+        viewers=sum(pair.events > 0 for pair in rows),
         pairs=len(rows),
         views=sum(pair.views for pair in rows),
         completions=sum(pair.completed_t is not None for pair in rows),

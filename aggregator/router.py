@@ -3,30 +3,46 @@
 import asyncio
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from aggregator.errors import ShardsUnavailableError
+from aggregator.commands import Describe, Erase, PairCommand
+from aggregator.errors import NoAnswerError, ShardsUnavailableError
 from aggregator.event import Event, Part
-from aggregator.lane import Lane, Outcome
+from aggregator.lane import Lane, Receipt
 from aggregator.messages import (
+    ContinueQuery,
+    Exported,
+    ExportRequest,
+    HistoryPage,
+    HistoryQuery,
+    HoursQuery,
+    Listed,
     MoviesQuery,
     MovieTotals,
+    Outcome,
     Progress,
     ProgressQuery,
     Query,
     Ranked,
+    Retention,
+    RetentionQuery,
     ShardStats,
     StatsQuery,
     TopQuery,
     UserQuery,
     UserTotals,
 )
+from persistence.batch import Batch
 
 #: Slots are fixed for ever; shards own ranges of them.
 SLOTS = 4096
+
+Int64s = NDArray[np.int64]
 
 T = TypeVar("T")
 
@@ -34,6 +50,29 @@ T = TypeVar("T")
 def shard_of(user: str, shards: int) -> int:
     """Shards own contiguous ranges of slots, as even as can be."""
     return zlib.crc32(user.encode()) % SLOTS * shards // SLOTS
+
+
+def _split(events: list[Event] | Batch, shards: int) -> Mapping[int, list[Event] | Batch]:
+    """The events by shard, in order; none for a shard that gets none."""
+    if isinstance(events, Batch):
+        return _split_columns(events, shards)
+    by_shard: dict[int, list[Event]] = {}
+    for event in events:
+        by_shard.setdefault(shard_of(event.user, shards), []).append(event)
+    return by_shard
+
+
+def _split_columns(batch: Batch, shards: int) -> dict[int, Batch]:
+    """Looks at each distinct user once."""
+    of_user = np.array([shard_of(user, shards) for user in batch.users], np.int16)
+    shard = of_user[batch.user]
+    order = np.argsort(shard, kind="stable")
+    ends = np.cumsum(np.bincount(shard, minlength=shards))
+    return {
+        number: batch.take(which)
+        for number, which in enumerate(np.split(order, ends[:-1]))
+        if len(which)
+    }
 
 
 class Router:
@@ -46,7 +85,7 @@ class Router:
     def shards(self) -> int:
         return len(self._lanes)
 
-    async def submit(self, events: list[Event], key: str | None, size: int) -> Outcome:
+    async def submit(self, events: list[Event] | Batch, key: str | None, size: int) -> Receipt:
         """Has the events of one request counted; when it returns, all are durable.
 
         `key` is the request's idempotency key, `size` its bytes. If a shard
@@ -55,17 +94,26 @@ class Router:
         """
         if len(self._lanes) == 1:
             return await self._lanes[0].submit(Part(events, key), size)
-        by_shard: dict[int, list[Event]] = {}
-        for event in events:
-            by_shard.setdefault(shard_of(event.user, self.shards), []).append(event)
-        outcomes = await _all(
+        by_shard = _split(events, self.shards)
+        if len(by_shard) == 1:
+            ((shard, part),) = by_shard.items()
+            return await self._lanes[shard].submit(Part(part, key), size)
+        receipts = await _all(
             self._lanes[shard].submit(Part(part, key), size * len(part) // len(events))
             for shard, part in by_shard.items()
         )
-        return Outcome(
-            max(outcome.received_ms for outcome in outcomes),
-            sum(outcome.duplicates for outcome in outcomes),
+        return Receipt(
+            max(receipt.received_ms for receipt in receipts),
+            sum(receipt.duplicates for receipt in receipts),
         )
+
+    async def command(self, command: PairCommand | Erase) -> Outcome:
+        """Has a user's command carried out."""
+        return await self._lane_of(command.user).command(command)
+
+    async def describe(self, command: Describe) -> None:
+        """Has every shard know a movie's entry in the catalogue."""
+        await _all(lane.command(command) for lane in self._lanes)
 
     async def progress(self, user: str, slug: str) -> Progress | None:
         answer: Progress | None = await self._ask_about(
@@ -77,6 +125,17 @@ class Router:
         answer: UserTotals | None = await self._ask_about(user, UserQuery(user), UserTotals | None)
         return answer
 
+    async def history(self, query: HistoryQuery) -> HistoryPage | None:
+        answer: HistoryPage | None = await self._ask_about(query.user, query, HistoryPage | None)
+        return answer
+
+    async def continue_list(self, query: ContinueQuery) -> list[Listed] | None:
+        answer: list[Listed] | None = await self._ask_about(query.user, query, list[Listed] | None)
+        return answer
+
+    async def export(self, request: ExportRequest) -> Exported:
+        return await self._lane_of(request.user).export(request)
+
     async def movies(self, slugs: list[str]) -> dict[str, MovieTotals]:
         """The totals over all shards of those movies that any has seen."""
         parts = await self._ask_all(MoviesQuery(slugs), list[MovieTotals])
@@ -85,6 +144,22 @@ class Router:
             known = totals.get(movie.slug)
             totals[movie.slug] = movie if known is None else _sum(known, movie)
         return totals
+
+    async def retention(self, slug: str) -> tuple[Int64s, Int64s] | None:
+        """Viewers and plays of each bucket; None for a movie that no shard knows."""
+        parts: list[Retention | None] = await self._ask_all(RetentionQuery(slug), Retention | None)
+        known = [part for part in parts if part is not None]
+        if not known:
+            return None
+        viewers = _add_up([part.viewers for part in known])
+        plays = _add_up([part.plays for part in known])
+        return viewers, plays
+
+    async def hours(self, query: HoursQuery) -> Int64s | None:
+        """Watch time of each hour; None for a movie that no shard knows."""
+        parts: list[bytes | None] = await self._ask_all(query, bytes | None)
+        known = [part for part in parts if part is not None]
+        return _add_up(known) if known else None
 
     async def top(self, query: TopQuery) -> list[Ranked]:
         """The movies with the most over all shards, exactly, ties by slug.
@@ -114,12 +189,29 @@ class Router:
     async def stats(self) -> list[ShardStats]:
         return await self._ask_all(StatsQuery(), ShardStats)
 
+    async def stats_of_each(self) -> list[ShardStats | NoAnswerError]:
+        """By shard, its statistics, or why there are none."""
+        answers = await asyncio.gather(
+            *(lane.ask(StatsQuery()) for lane in self._lanes), return_exceptions=True
+        )
+        results: list[ShardStats | NoAnswerError] = []
+        for answer in answers:
+            if isinstance(answer, NoAnswerError):
+                results.append(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                results.append(msgspec.msgpack.decode(answer, type=ShardStats))
+        return results
+
     async def close(self) -> None:
         await asyncio.gather(*(lane.close() for lane in self._lanes))
 
     async def _ask_about(self, user: str, query: Query, answer: Any) -> Any:
-        lane = self._lanes[shard_of(user, self.shards)]
-        return msgspec.msgpack.decode(await lane.ask(query), type=answer)
+        return msgspec.msgpack.decode(await self._lane_of(user).ask(query), type=answer)
+
+    def _lane_of(self, user: str) -> Lane:
+        return self._lanes[shard_of(user, self.shards)]
 
     async def _ask_all(self, query: Query, answer: Any) -> list[Any]:
         encoded = await _all(lane.ask(query) for lane in self._lanes)
@@ -148,6 +240,15 @@ def _rank(lists: list[list[Ranked]]) -> list[Ranked]:
     return sorted(ranked, key=lambda movie: (-movie.value, movie.slug))
 
 
+def _add_up(parts: list[bytes]) -> Int64s:
+    """The sum of int64 arrays, each as bytes; shorter ones go on with 0."""
+    arrays = [np.frombuffer(part, np.int64) for part in parts]
+    total = np.zeros(max(map(len, arrays)), np.int64)
+    for array in arrays:
+        total[: len(array)] += array
+    return total
+
+
 def _sum(one: MovieTotals, other: MovieTotals) -> MovieTotals:
     return MovieTotals(
         slug=one.slug,
@@ -157,6 +258,13 @@ def _sum(one: MovieTotals, other: MovieTotals) -> MovieTotals:
         completions=one.completions + other.completions,
         events=one.events + other.events,
         watching_now=one.watching_now + other.watching_now,
-        first_t=min(one.first_t, other.first_t),
-        last_t=max(one.last_t, other.last_t),
+        first_t=min(_known(one.first_t, other.first_t), default=None),
+        last_t=max(_known(one.last_t, other.last_t), default=None),
+        # The catalogue is in every shard.
+        duration_ms=one.duration_ms or other.duration_ms,
+        title=other.title if one.title is None else one.title,
     )
+
+
+def _known(*times: int | None) -> list[int]:
+    return [time for time in times if time is not None]

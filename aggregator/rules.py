@@ -12,6 +12,9 @@ COMPLETE_TAIL_MS = 1_000
 #: The width of a retention bucket.
 BUCKET_MS = 10_000
 HOUR_MS = 3_600_000
+DAY_HOURS = 24
+#: For so many days hourly sums are kept by default; more than the longest window of a top list.
+HOURS_KEPT_DAYS = 35
 
 #: Ratios are compared in millionths, in integers.
 PARTS = 1_000_000
@@ -49,3 +52,13 @@ class Rules:
         ):
             return 0
         return latest_ms
+
+
+def fold_before(now_ms: int, kept_days: int) -> int:
+    """The first hour that is still kept at `now_ms`; hours are numbered from 1970 on, UTC."""
+    return (now_ms // HOUR_MS // DAY_HOURS - kept_days) * DAY_HOURS
+
+
+def hour_kept(hour: int, now_ms: int, kept_days: int) -> int:
+    """The hour under which the credit of `hour` stands: itself, or its day's first when old."""
+    return hour if hour >= fold_before(now_ms, kept_days) else hour // DAY_HOURS * DAY_HOURS

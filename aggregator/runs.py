@@ -1,168 +1,255 @@
-"""Closed runs: what they cover for a pair (unique time) and for a movie (retention).
+"""Runs: what they cover for a pair (unique time), and for a movie (retention).
 
-A run closes at a seek or after a break, so this is the rare path: plain Python,
-a run at a time. Open runs are not here; whoever asks adds them.
+Retention counts open runs too, so that asking is a lookup: whoever moves the runs
+of pairs takes away what they counted before, and adds what they count after.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections import Counter
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from aggregator.groups import last_of, starts_of
+from aggregator.lists import Lists
 from aggregator.rules import BUCKET_MS
+from aggregator.table import IndexedTable, Table
 
-Interval = tuple[int, int]
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
 
+#: From so many closed runs on, those of a pair are merged where they overlap.
+MERGED_FROM = 64
 
-class Cover:
-    """A set of integers as sorted, disjoint, half-open intervals.
-
-    `edges` holds their ends in order: start, end, start, end …
-    """
-
-    __slots__ = ("edges",)
-
-    def __init__(self, edges: list[int] | None = None) -> None:
-        self.edges: list[int] = edges or []
-
-    def add(self, start: int, end: int) -> list[Interval]:
-        """Covers [start, end) and returns the parts of it that were not covered before."""
-        low, high = bisect_left(self.edges, start), bisect_right(self.edges, end)
-        inner = self.edges[low:high]
-        before = [] if low % 2 else [start]
-        after = [] if high % 2 else [end]
-        self.edges[low:high] = before + after
-        seams = before + inner + after
-        return [(a, b) for a, b in zip(seams[::2], seams[1::2], strict=True) if b > a]
-
-    def intervals(self) -> Iterator[Interval]:
-        return zip(self.edges[::2], self.edges[1::2], strict=True)
-
-    def overlapping(self, start: int, end: int) -> Iterator[Interval]:
-        """The intervals that share ground with [start, end)."""
-        low = bisect_right(self.edges, start) // 2 * 2
-        high = bisect_left(self.edges, end)
-        return zip(self.edges[low:high:2], self.edges[low + 1 : high + 1 : 2], strict=True)
-
-    def length(self) -> int:
-        return sum(end - start for start, end in self.intervals())
-
-    def copy(self) -> "Cover":
-        return Cover(self.edges.copy())
+_RETENTION_COLUMNS = {
+    "movie": np.int32,
+    "bucket": np.int32,
+    "viewers": np.int32,
+    "plays": np.int32,
+}
 
 
-def bucket_span(start: int, end: int) -> Interval:
-    """The retention buckets that a run of positive length touches, as a half-open interval."""
-    return start // BUCKET_MS, (end - 1) // BUCKET_MS + 1
+@dataclass(slots=True)
+class Intervals:
+    """Half-open intervals [start, end), each of a group."""
+
+    group: Int64s
+    start: Int64s
+    end: Int64s
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    @classmethod
+    def joined(cls, *parts: Self) -> Self:
+        return cls(
+            *(np.concatenate([getattr(p, c) for p in parts]) for c in ("group", "start", "end"))
+        )
+
+    def covering(self) -> "Intervals":
+        """Those of positive length."""
+        some = self.end > self.start
+        return self if some.all() else Intervals(self.group[some], self.start[some], self.end[some])
+
+    def union(self) -> "Intervals":
+        """The same ground of each group in disjoint intervals that do not touch, in order."""
+        if not len(self):
+            return self
+        order = np.lexsort((self.start, self.group))
+        group = self.group[order]
+        # One running maximum over all groups: each is lifted above the one before it.
+        lift = group * (int(self.end.max()) + 1)
+        start, end = self.start[order] + lift, np.maximum.accumulate(self.end[order] + lift)
+        first = starts_of((start[1:] > end[:-1]) | (group[1:] != group[:-1]))
+        lift = lift[first]
+        return Intervals(group[first], start[first] - lift, end[last_of(first, len(end))] - lift)
+
+    def buckets(self) -> "Intervals":
+        """The retention buckets that each touches; all are of positive length."""
+        return Intervals(self.group, self.start // BUCKET_MS, (self.end - 1) // BUCKET_MS + 1)
+
+    def lengths(self, groups: int) -> Int64s:
+        """The sum of the lengths in each of `groups` groups."""
+        sums = np.zeros(groups, np.int64)
+        np.add.at(sums, self.group, self.end - self.start)
+        return sums
 
 
-class Steps:
-    """A function of the bucket number that is 0 far out, kept as its changes."""
+@dataclass(slots=True)
+class Counted:
+    """Changes of retention. Keys are a movie's code and a bucket; they may repeat."""
 
-    __slots__ = ("changes",)
+    keys: Int64s
+    viewers: Int32s
+    plays: Int32s
 
-    def __init__(self) -> None:
-        self.changes: dict[int, int] = {}
+    @classmethod
+    def of(cls, movies: NDArray[np.int32], runs: Intervals) -> "Counted":
+        """What `runs`, in buckets, count: each pair one viewer, each run one play."""
+        union = runs.union()
+        keys = [
+            movies[spans.group].astype(np.int64) << 32 | edges
+            for spans in (union, runs)
+            for edges in (spans.start, spans.end)
+        ]
+        sizes = [len(union), len(union), len(runs), len(runs)]
+        return cls(
+            np.concatenate(keys),
+            np.repeat(np.array([1, -1, 0, 0], np.int32), sizes),
+            np.repeat(np.array([0, 0, 1, -1], np.int32), sizes),
+        )
 
-    def raise_over(self, span: Interval) -> None:
-        """Adds 1 on every bucket of `span`."""
-        for bucket, change in zip(span, (1, -1), strict=True):
-            self.changes[bucket] = self.changes.get(bucket, 0) + change
+    @classmethod
+    def of_longer(cls, movies: Int64s, start: Int64s, end: Int64s) -> "Counted":
+        """What it counts that a pair's only run goes on over buckets `start` to before `end`."""
+        keys = np.concatenate([movies << 32 | start, movies << 32 | end])
+        changes = np.repeat(np.array([1, -1], np.int32), len(movies))
+        return cls(keys, changes, changes)
 
-    def copy(self) -> "Steps":
-        twin = Steps()
-        twin.changes = self.changes.copy()
-        return twin
+    def __neg__(self) -> "Counted":
+        return Counted(self.keys, -self.viewers, -self.plays)
 
-    def values(self) -> NDArray[np.int64]:
-        """The value of each bucket, up to the last one that is not 0."""
-        changes = [(bucket, change) for bucket, change in sorted(self.changes.items()) if change]
-        levels = np.cumsum([0, *(change for _, change in changes)], dtype=np.int64)
-        widths = [after[0] - before[0] for before, after in pairwise([(0, 0), *changes])]
-        return np.repeat(levels[: len(widths)], np.array(widths, np.int64))
+    def __add__(self, other: "Counted") -> "Counted":
+        return Counted(
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.viewers, other.viewers]),
+            np.concatenate([self.plays, other.plays]),
+        )
 
 
 class Runs:
-    """The closed runs of a shard, by pair row and by movie code."""
+    """The closed runs of pairs, and the retention of movies.
 
-    def __init__(self) -> None:
-        self._covers: dict[int, Cover] = {}
-        self._viewers: dict[int, Steps] = {}
-        self._plays: dict[int, Steps] = {}
+    A group of `Intervals` is the index of a pair among the `pairs` asked about.
+    Retention is kept as its changes from each bucket to the next.
+    """
 
-    def close(self, pair: int, movie: int, start_ms: int, end_ms: int) -> None:
-        """Adds a closed run; one of length 0 covers nothing."""
-        if end_ms <= start_ms:
-            return
-        cover = self._covers.setdefault(pair, Cover())
-        viewers = self._viewers.setdefault(movie, Steps())
-        plays = self._plays.setdefault(movie, Steps())
-        _add_run(cover, viewers, plays, start_ms, end_ms)
+    def __init__(self, pairs: Table, movies: Table) -> None:
+        self._pairs = pairs
+        self._movies = movies
+        self._closed = Lists({"start": np.int64, "end": np.int64})
+        #: Plays by bucket beyond those of the closed runs, as changes, where runs were merged.
+        self._more_plays: dict[int, Counter[int]] = {}
+        self._retention = IndexedTable(_RETENTION_COLUMNS, {})
 
-    def unique_ms(self, pair: int, open_runs: Iterable[Interval]) -> int:
-        """The length of the union of the pair's closed runs and its `open_runs`."""
-        cover = self._covers.get(pair, _NOTHING).copy()
-        for start, end in open_runs:
-            cover.add(start, end)
-        return cover.length()
+    def closed(self, pairs: Int64s) -> Intervals:
+        which, at = self._closed.positions(pairs)
+        return Intervals(which, self._closed["start"][at], self._closed["end"][at])
 
-    def retention(
-        self, movie: int, open_runs: Iterable[tuple[int, int, int]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Viewers and plays of each bucket; `open_runs` are (pair, start, end), end > start."""
-        viewers = self._viewers.get(movie, Steps()).copy()
-        plays = self._plays.get(movie, Steps()).copy()
-        covers: dict[int, Cover] = {}
-        for pair, start, end in open_runs:
-            if pair not in covers:
-                covers[pair] = self._covers.get(pair, _NOTHING).copy()
-            _add_run(covers[pair], viewers, plays, start, end)
-        return viewers.values(), plays.values()
+    def unique_ms(self, pairs: Int64s, open_runs: Intervals) -> Int64s:
+        """The length of the union of each pair's closed and open runs."""
+        return Intervals.joined(self.closed(pairs), open_runs).union().lengths(len(pairs))
 
-    def to_arrow(self) -> dict[str, pa.Table]:
-        covered = [
-            (pair, start, end)
-            for pair, cover in self._covers.items()
-            for start, end in cover.intervals()
+    def counts(self, pairs: Int64s) -> Int64s:
+        """How many closed runs each pair has."""
+        return self._closed.counts(pairs)
+
+    def close(self, runs: Intervals) -> None:
+        """Adds closed runs of positive length; their groups are pairs, equal ones neighbours."""
+        before = self._closed.counts(runs.group)
+        self._closed.append(runs.group, start=runs.start, end=runs.end)
+        after = self._closed.counts(runs.group)
+        doubled = (after >= MERGED_FROM) & (after ^ before > before)
+        for pair in np.unique(runs.group[doubled]).tolist():
+            self._merge(pair)
+
+    def counted(self, pairs: Int64s, open_runs: Intervals) -> Counted:
+        """What the runs of distinct `pairs` count to retention."""
+        runs = Intervals.joined(self.closed(pairs), open_runs).buckets()
+        return Counted.of(self._pairs["movie"][pairs], runs)
+
+    def count(self, counted: Counted) -> None:
+        movies = counted.keys >> 32
+        buckets = counted.keys & 0xFFFFFFFF
+        np.maximum.at(self._movies["buckets"], movies, buckets.astype(np.int32))
+        rows = self._retention.rows(counted.keys, movie=movies, bucket=buckets)
+        np.add.at(self._retention["viewers"], rows, counted.viewers)
+        np.add.at(self._retention["plays"], rows, counted.plays)
+
+    def forget(self, pairs: Int64s) -> None:
+        """Drops the closed runs of distinct `pairs`, which retention does not count any more."""
+        self._closed.clear(pairs)
+        for pair in pairs.tolist():
+            if self._more_plays:
+                self._change_more_plays(pair, self._more_plays.pop(pair, Counter()), -1)
+
+    def retention(self, movie: int) -> tuple[Int64s, Int64s]:
+        """Viewers and plays of each bucket, up to the last one that has a viewer."""
+        buckets = np.arange(self._movies["buckets"][movie] + 1)
+        rows = self._retention.find(movie << 32 | buckets)
+        known = rows >= 0
+        levels = []
+        for column in ("viewers", "plays"):
+            changes = np.zeros(len(buckets), np.int64)
+            changes[known] = self._retention[column][rows[known]]
+            levels.append(np.cumsum(changes))
+        viewers, plays = levels
+        width = int(np.flatnonzero(viewers)[-1]) + 1 if viewers.any() else 0
+        return viewers[:width], plays[:width]
+
+    def _merge(self, pair: int) -> None:
+        """Replaces a pair's closed runs by their union, and counts the plays that it lacks."""
+        runs = self.closed(np.array([pair]))
+        union = runs.union()
+        changes: Counter[int] = Counter()
+        for spans, add, take in (
+            (runs.buckets(), changes.update, changes.subtract),
+            (union.buckets(), changes.subtract, changes.update),
+        ):
+            add(spans.start.tolist())
+            take(spans.end.tolist())
+        self._change_more_plays(pair, changes, 1)
+        more = self._more_plays.setdefault(pair, Counter())
+        more.update(changes)
+        self._closed.clear(np.array([pair]))
+        self._closed.append(np.full(len(union), pair), start=union.start, end=union.end)
+
+    def _change_more_plays(self, pair: int, changes: Counter[int], sign: int) -> None:
+        movie = int(self._pairs["movie"][pair])
+        keys = np.array([movie << 32 | bucket for bucket in changes], np.int64)
+        plays = np.array(list(changes.values()), np.int32) * np.int32(sign)
+        self.count(Counted(keys, np.zeros_like(plays), plays))
+
+    # Snapshots
+
+    def to_arrow(self, pair_rows: Int64s, movie_codes: Int64s) -> dict[str, pa.Table]:
+        """`pair_rows` and `movie_codes` map rows and codes to those in the snapshot, or -1."""
+        pairs = np.flatnonzero(pair_rows >= 0)
+        runs = self.closed(pairs)
+        more = [
+            (int(pair_rows[pair]), bucket, change)
+            for pair, changes in self._more_plays.items()
+            for bucket, change in changes.items()
         ]
-        changes = [
-            (movie, is_play, bucket, change)
-            for is_play, of_movies in enumerate((self._viewers, self._plays))
-            for movie, steps in of_movies.items()
-            for bucket, change in steps.changes.items()
-        ]
+        counted = (self._retention["viewers"] != 0) | (self._retention["plays"] != 0)
+        retention = self._retention.to_arrow(counted)
         return {
-            "covers": _columns(covered, ("pair", "start_ms", "end_ms")),
-            "retention": _columns(changes, ("movie", "is_play", "bucket", "change")),
+            "runs": pa.table(
+                {"pair": pair_rows[pairs][runs.group], "start": runs.start, "end": runs.end}
+            ),
+            "more_plays": pa.table(
+                {
+                    name: np.array([row[index] for row in more], np.int64)
+                    for index, name in enumerate(("pair", "bucket", "change"))
+                }
+            ),
+            "retention": retention.set_column(
+                0, "movie", pa.array(movie_codes[retention["movie"].to_numpy()], pa.int32())
+            ),
         }
 
     def load_arrow(self, tables: dict[str, pa.Table]) -> None:
-        covers = tables["covers"].to_pydict()
-        for pair, *interval in zip(*covers.values(), strict=True):
-            self._covers.setdefault(pair, Cover()).edges += interval
-        retention = tables["retention"].to_pydict()
-        for movie, is_play, bucket, change in zip(*retention.values(), strict=True):
-            of_movies = self._plays if is_play else self._viewers
-            of_movies.setdefault(movie, Steps()).changes[bucket] = change
+        runs = {name: column.to_numpy() for name, column in _columns(tables["runs"])}
+        self._closed.append(runs["pair"], start=runs["start"], end=runs["end"])
+        more = tables["more_plays"].to_pydict()
+        for pair, bucket, change in zip(*more.values(), strict=True):
+            self._more_plays.setdefault(pair, Counter())[bucket] = change
+        self._retention.load_arrow(tables["retention"])
+        keys = self._retention["movie"].astype(np.int64) << 32 | self._retention["bucket"]
+        self._retention.index(keys, np.arange(len(keys)))
 
 
-_NOTHING = Cover()
-
-
-def _add_run(cover: Cover, viewers: Steps, plays: Steps, start_ms: int, end_ms: int) -> None:
-    first, stop = bucket_span(start_ms, end_ms)
-    plays.raise_over((first, stop))
-    touched = Cover()
-    for interval in cover.overlapping(first * BUCKET_MS, stop * BUCKET_MS):
-        touched.add(*bucket_span(*interval))
-    for fresh in touched.add(first, stop):
-        viewers.raise_over(fresh)
-    cover.add(start_ms, end_ms)
-
-
-def _columns(rows: Sequence[tuple[int, ...]], names: tuple[str, ...]) -> pa.Table:
-    array = np.array(rows, np.int64).reshape(-1, len(names))
-    return pa.table({name: array[:, index] for index, name in enumerate(names)})
+def _columns(table: pa.Table) -> list[tuple[str, pa.ChunkedArray]]:
+    return list(zip(table.column_names, table.columns, strict=True))

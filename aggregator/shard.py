@@ -1,8 +1,8 @@
 """A shard: the one place where state, log and snapshots meet.
 
-`handle` takes frames, however they travelled. Frames of events that arrive while
-the disk is busy share the next write and fsync. Frames of queries are answered
-at once, from the state in memory.
+`handle` takes frames, however they travelled. Frames of events and commands that
+arrive while the disk is busy share the next write and fsync. Frames of queries are
+answered at once, from the state in memory.
 """
 
 import asyncio
@@ -14,34 +14,46 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 import numpy as np
 import psutil
 import xxhash
 
+from aggregator import checkpoint, entries
 from aggregator.answers import View
+from aggregator.changes import carry_out
+from aggregator.checkpoint import Folders, Frozen, erases_in
+from aggregator.commands import Command
+from aggregator.export import export
 from aggregator.messages import (
+    COMMANDS,
     EVENTS,
+    EXPORT,
     QUERIES,
     Answers,
     Applied,
+    Done,
+    Exported,
+    ExportRequest,
     Query,
     Refused,
     Reply,
     ShardStats,
     StatsQuery,
-    decode_events,
+    decode_appended,
+    decode_export,
     decode_queries,
 )
 from aggregator.rate import Rate
 from aggregator.recovery import recover
-from aggregator.rules import Rules
-from persistence import log, snapshot
+from aggregator.rules import WATCHING_NOW_MS, Rules
+from aggregator.state import State
+from persistence import log
 from persistence.batch import Batch, BatchError
 from persistence.epoch import Epoch
-from persistence.errors import NotWritableError
+from persistence.errors import NotWritableError, PersistenceError
 from persistence.files import FolderLock, make_folder
 from persistence.log import Log, Record
 
@@ -49,6 +61,9 @@ from persistence.log import Log, Record
 EXIT_CANNOT_WRITE = 74
 #: The process before may take this long to let go of the folder.
 LOCK_WAIT_S = 10.0
+#: After a checkpoint that failed, before the next is tried.
+CHECKPOINT_RETRY_S = 30.0
+_LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
 
 _encoder = msgspec.msgpack.Encoder()
 _logger = logging.getLogger(__name__)
@@ -56,22 +71,27 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ShardSettings:
-    """Where a shard keeps its data, and when it snapshots and starts a new log segment."""
+    """Where a shard keeps its data, and when it makes checkpoints and new log segments."""
 
     number: int
     folder: Path
     rules: Rules
+    hours_kept_days: int
     snapshot_events: int
+    snapshot_interval_s: float
     segment_bytes: int
+    #: How long an erase may wait for others, to be made final together with them.
+    erase_delay_s: float
 
 
 @dataclass(slots=True)
 class _Append:
-    """A frame of events on its way to the disk."""
+    """A frame of events or commands on its way to the disk."""
 
+    kind: int
     producer: int
     sequence: int
-    batch: Batch
+    content: Batch | list[Command]
     encoded: memoryview
     reply: asyncio.Future[Reply]
 
@@ -87,15 +107,15 @@ class Shard:
         self._clock_ms = clock_ms
         make_folder(settings.folder)
         self._lock = FolderLock(settings.folder, LOCK_WAIT_S)
-        self._log_folder = settings.folder / "log"
-        self._snapshot_folder = settings.folder / "snapshots"
+        self._folders = Folders.of(settings.folder, settings.number)
         with contextlib.ExitStack() as release:  # for the next attempt, here or elsewhere
             release.callback(self._lock.release)
             self._epoch = Epoch(settings.folder)
             release.callback(self._epoch.close)
-            recovered = recover(self._log_folder, self._snapshot_folder, settings.rules)
+            state = State(settings.rules, settings.hours_kept_days)
+            recovered = recover(self._folders, state)
             self._log = Log(
-                self._log_folder, self._epoch, recovered.next_sequence, settings.segment_bytes
+                self._folders.log, self._epoch, recovered.next_sequence, settings.segment_bytes
             )
             release.pop_all()
         #: What was found on disk, for people.
@@ -103,13 +123,18 @@ class Shard:
         self._state, self._producers = recovered.state, recovered.producers
         self._received_ms = recovered.received_ms
         self._snapshot_sequence = recovered.snapshot_sequence
+        self._snapshot_ms = recovered.snapshot_ms
         self._applied_sequence = recovered.next_sequence - 1
-        self._events_since_snapshot = recovered.replayed_events
+        self._skipped, self._erasing = recovered.skipped, recovered.erasing
+        self._events_since_snapshot = recovered.replayed
+        self._checkpointed_s = time.monotonic()
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], asyncio.Future[Reply]] = {}
         self._wake = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
-        self._snapshotting: asyncio.Task[None] | None = None
+        self._checkpointing: asyncio.Task[None] | None = None
+        #: Held while files other than the newest segment are changed, or must not be.
+        self._files = asyncio.Lock()
         self._disk = ThreadPoolExecutor(1, "log")
         self._writable = True
         self._rate = Rate()
@@ -117,61 +142,72 @@ class Shard:
     async def handle(self, frame: bytes) -> bytes:
         """The encoded reply to `frame`; events are on disk and counted when it is `Applied`."""
         kind = frame[:1]
-        if kind == EVENTS:
-            return _encoder.encode(await self._take_events(frame))
+        if kind in _LOG_KINDS:
+            return _encoder.encode(await self._take(_LOG_KINDS[kind], frame))
         if kind == QUERIES:
             return _encoder.encode(Answers(self._answer_all(decode_queries(frame))))
+        if kind == EXPORT:
+            return _encoder.encode(await self._export(decode_export(frame)))
         return _encoder.encode(Refused(f"a frame of unknown kind {kind!r}"))
 
     async def close(self) -> None:
-        """Finishes what is under way, snapshots what the newest snapshot lacks, lets go."""
+        """Finishes what is under way, makes a last checkpoint if one is due, lets go."""
         while self._pending or self._in_flight:
             await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
         if self._committer is not None:
             self._committer.cancel()
-        if self._snapshotting is not None:
-            await self._snapshotting
+        if self._checkpointing is not None:
+            await self._checkpointing
         if self._applied_sequence > self._snapshot_sequence:
-            await self._snapshot()
+            await self.checkpoint()
         self._disk.shutdown()
         self._log.close()
         self._epoch.close()
         self._lock.release()
 
-    # Events
+    # Events and commands
 
-    async def _take_events(self, frame: bytes) -> Reply:
-        producer, sequence, encoded = decode_events(frame)
+    async def _take(self, kind: int, frame: bytes) -> Reply:
+        producer, sequence, encoded = decode_appended(frame)
         known = self._producers.reply_to(producer, sequence)
         if known is not None:
             return known
         reply = self._in_flight.get((producer, sequence))
         if reply is None:
             try:
-                batch = Batch.decode(encoded)
-            except BatchError as error:
+                content = entries.decode(kind, encoded)
+            except (BatchError, msgspec.MsgspecError) as error:
                 return Refused(str(error))
             reply = asyncio.get_running_loop().create_future()
             self._in_flight[producer, sequence] = reply
-            self._pending.append(_Append(producer, sequence, batch, encoded, reply))
+            self._pending.append(_Append(kind, producer, sequence, content, encoded, reply))
             self._wake.set()
-            if self._committer is None:
-                self._committer = asyncio.create_task(self._commit_forever())
+            self.start()
         return await asyncio.shield(reply)
+
+    def start(self) -> None:
+        """Begins to commit and to make checkpoints; the first frame does so too."""
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_forever())
 
     async def _commit_forever(self) -> None:
         while True:
-            await self._wake.wait()
+            if not self._wake.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._checkpoint_due_in_s()):
+                        await self._wake.wait()
             self._wake.clear()
             group, self._pending = self._pending, []
             try:
-                await self._commit(group)
+                if group:
+                    await self._commit(group)
+                if self._checkpoint_due_in_s() == 0:
+                    frozen = await self._freeze()
+                    self._checkpointing = asyncio.create_task(self._write_checkpoint(frozen))
+            except NotWritableError as error:
+                self._postpone_checkpoint(error)
             except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
                 self._give_up(error)
-            if self._events_since_snapshot >= self._settings.snapshot_events and (
-                self._snapshotting is None or self._snapshotting.done()
-            ):
-                self._snapshotting = asyncio.create_task(self._snapshot())
 
     async def _commit(self, group: list[_Append]) -> None:
         """Makes a group of frames durable, then visible, then answers.
@@ -190,6 +226,7 @@ class Shard:
                 append.producer,
                 append.sequence,
                 append.encoded,
+                append.kind,
             )
             for index, append in enumerate(group)
         ]
@@ -204,15 +241,29 @@ class Shard:
                 self._answer(append, Refused(str(error)))
             return
         self._writable = True
-        for append in group:
-            duplicate = self._state.apply(append.batch, self._received_ms)
-            reply = Applied(self._received_ms, np.flatnonzero(duplicate).tolist())
+        for append, record in zip(group, records, strict=True):
+            reply = self._apply(append.content, record)
             self._producers.remember(append.producer, append.sequence, reply)
-            self._events_since_snapshot += len(append.batch)
-            self._rate.count(len(append.batch))
+            self._events_since_snapshot += len(append.content)
             self._answer(append, reply)
         # The log runs ahead of the state while a group is on its way to the disk.
         self._applied_sequence = records[-1].sequence
+
+    def _apply(self, content: Batch | list[Command], record: Record) -> Applied | Done:
+        without_effect: list[int]
+        reply: Applied | Done
+        if isinstance(content, Batch):
+            duplicate = self._state.apply(content, record.received_ms)
+            without_effect = np.flatnonzero(duplicate).tolist()
+            self._rate.count(len(content))
+            reply = Applied(record.received_ms, without_effect)
+        else:
+            reply = carry_out(self._state, content, record.received_ms)
+            without_effect = [i for i, o in enumerate(reply.outcomes) if o.status != "done"]
+            self._erasing += erases_in(record.sequence, record.received_ms, content)
+        if without_effect:
+            self._skipped[record.sequence] = without_effect
+        return reply
 
     def _answer(self, append: _Append, reply: Reply) -> None:
         del self._in_flight[append.producer, append.sequence]
@@ -223,29 +274,72 @@ class Shard:
         logging.shutdown()
         os._exit(EXIT_CANNOT_WRITE)
 
-    # Snapshots
+    # Checkpoints
 
-    async def _snapshot(self) -> None:
-        """Writes a frozen copy of the state in a thread, while appends go on."""
-        sequence = self._applied_sequence
-        tables = self._state.to_arrow()
-        extra: dict[str, Any] = {
-            "received_ms": self._received_ms,
-            "young_since_ms": self._state.recent.young_since_ms,
-            "producers": self._producers.dump(),
-        }
+    async def checkpoint(self) -> None:
+        """Makes one now, while nothing is committed."""
+        await self._write_checkpoint(await self._freeze())
+
+    def _checkpoint_due_in_s(self) -> float | None:
+        """0 when one is due, None when none will be before something changes."""
+        if self._checkpointing is not None and not self._checkpointing.done():
+            return None
+        if self._events_since_snapshot >= self._settings.snapshot_events:
+            return 0
+        waits = []
+        if self._applied_sequence > self._snapshot_sequence:
+            waits.append(self._checkpointed_s + self._settings.snapshot_interval_s)
+        if self._erasing:
+            waits.append(self._checkpointed_s + self._settings.erase_delay_s)
+        return max(min(waits) - time.monotonic(), 0) if waits else None
+
+    async def _freeze(self) -> Frozen:
+        """A copy of the state, at the end of a log segment; call it between commits."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._disk, self._log.rotate)
         self._events_since_snapshot = 0
-        try:
-            await asyncio.to_thread(snapshot.write, self._snapshot_folder, sequence, tables, extra)
-        except Exception:  # the log has everything, so the shard goes on
-            _logger.exception("no snapshot of shard %d", self._settings.number)
-        else:
-            self._snapshot_sequence = sequence
+        return Frozen(
+            self._applied_sequence,
+            self._state.to_arrow(),
+            {
+                "received_ms": self._received_ms,
+                "state": self._state.extra(),
+                "producers": self._producers.dump(),
+            },
+            dict(self._skipped),
+            list(self._erasing),
+        )
+
+    async def _write_checkpoint(self, frozen: Frozen) -> None:
+        """Writes in a thread, while appends go on."""
+        async with self._files:
+            try:
+                await asyncio.to_thread(checkpoint.write, self._folders, frozen)
+            except (OSError, PersistenceError) as error:  # the log has everything
+                self._postpone_checkpoint(error)
+                return
+        self._snapshot_sequence = frozen.sequence
+        self._snapshot_ms = frozen.extra["received_ms"]
+        self._checkpointed_s = time.monotonic()
+        self._skipped = {s: i for s, i in self._skipped.items() if s > frozen.sequence}
+        self._erasing = [each for each in self._erasing if each.sequence > frozen.sequence]
+        self._wake.set()
+
+    def _postpone_checkpoint(self, error: Exception) -> None:
+        _logger.error("no checkpoint of shard %d: %s", self._settings.number, error)
+        self._checkpointed_s = time.monotonic() + CHECKPOINT_RETRY_S
+
+    async def _export(self, request: ExportRequest) -> Exported:
+        """A part of what is stored of a user, read from disk in a thread."""
+        async with self._files:
+            return await asyncio.to_thread(
+                export, self._folders, request, dict(self._skipped), list(self._erasing)
+            )
 
     # Queries
 
     def _answer_all(self, queries: list[Query]) -> list[msgspec.Raw]:
-        view = View(self._state, max(self._clock_ms(), self._received_ms))
+        view = View(self._state, self._now_ms())
         return [
             msgspec.Raw(
                 _encoder.encode(
@@ -255,6 +349,9 @@ class Shard:
             for query in queries
         ]
 
+    def _now_ms(self) -> int:
+        return max(self._clock_ms(), self._received_ms)
+
     def _is_writable(self) -> bool:
         """After a failure, whether there is room again: nothing may be sent until that is said."""
         self._writable = self._writable or self._log.has_room()
@@ -262,15 +359,18 @@ class Shard:
 
     def _stats(self) -> ShardStats:
         state = self._state
-        paths = log.segments(self._log_folder)
-        names = state.movie_names.to_list()
+        paths = log.segments(self._folders.log)
+        stored = self._folders.store.files()
+        names = [name for name in state.movie_names.to_list() if state.movie_code(name) is not None]
         hashes = np.fromiter((xxhash.xxh3_64_intdigest(n.encode()) for n in names), np.uint64)
         return ShardStats(
             shard=self._settings.number,
-            users=len(state.users),
-            movies=len(state.movies),
-            pairs=len(state.pairs),
+            users=int(np.count_nonzero(state.users["pairs"])),
+            movies=len(names),
+            pairs=int(state.users["pairs"].sum()),
             streams=len(state.streams.table),
+            watching_now=len(state.streams.live_pairs(self._now_ms() - WATCHING_NOW_MS)),
+            watch_ms=int(state.movies["watch_ms"].sum()),
             events=state.events,
             events_per_second=self._rate.per_second(),
             memory_bytes=psutil.Process().memory_info().rss,
@@ -279,8 +379,14 @@ class Shard:
             log_sequence=self._applied_sequence,
             log_segments=len(paths),
             log_bytes=sum(path.stat().st_size for path in paths),
-            broken_tails=len(log.broken_tails(self._log_folder)),
+            broken_tails=len(log.broken_tails(self._folders.log)),
             snapshot_sequence=self._snapshot_sequence,
+            snapshot_ms=self._snapshot_ms,
+            stored_sequence=stored[-1].last if stored else 0,
+            stored_events=sum(file.rows for file in stored),
+            stored_bytes=sum(file.bytes for file in stored),
+            erasing=len(self._erasing),
+            erasing_since_ms=min((each.received_ms for each in self._erasing), default=None),
             writable=self._is_writable(),
             movie_hashes=hashes.tobytes(),
         )

@@ -5,6 +5,9 @@ rows refer to each other by number. A batch is sorted once, then each rule is
 one vector operation over all its events. `reference` says the same for one
 event; a property test holds the two together. The numbers in comments are those
 of the rules in docs/watch-time.md.
+
+A pair, user or movie exists from its first change to its erasure. Its row stays
+in memory, as one that is new, and is left out of the next snapshot.
 """
 
 from typing import Any
@@ -12,12 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from aggregator.groups import last_of, lengths_of, starts_of
+from aggregator.hours import Hours
+from aggregator.lists import Lists
 from aggregator.names import Names
 from aggregator.recent import RecentHashes
-from aggregator.rules import COMPLETE_TAIL_MS, HOUR_MS, PARTS, Rules
+from aggregator.rules import COMPLETE_TAIL_MS, HOURS_KEPT_DAYS, PARTS, Rules
 from aggregator.runs import Runs
 from aggregator.streams import Events, Streams, Watched
 from aggregator.table import NONE, IndexedTable, Table
@@ -33,43 +38,63 @@ _PAIR_COLUMNS = {
     "views": np.int32,
     "version": np.int32,
     "nameless_stream": np.int32,
-    "named_stream": np.int32,
+    "begun_again": np.bool_,
+    "hidden": np.bool_,
     "watch_ms": np.int64,
     "latest_ms": np.int64,
     "latest_t": np.int64,
+    "latest_order": np.int64,
     "furthest_ms": np.int64,
     "duration_ms": np.int64,
     "completed_t": np.int64,
+    "first_t": np.int64,
 }
-_TOTAL_COLUMNS = {
+_PAIR_ABSENT = {
+    "latest_t": NONE,
+    "latest_order": NONE,
+    "completed_t": NONE,
+    "nameless_stream": NONE,
+    "first_t": np.iinfo(np.int64).max,
+}
+_TOTAL_COLUMNS: dict[str, DTypeLike] = {
     "watch_ms": np.int64,
     "first_t": np.int64,
     "last_t": np.int64,
     "pairs": np.int32,
+    "viewers": np.int32,
     "completions": np.int32,
     "views": np.int64,
     "events": np.int64,
 }
-_HOUR_COLUMNS = {"movie": np.int32, "hour": np.int32, "watch_ms": np.int64}
+_TOTAL_ABSENT = {"first_t": np.iinfo(np.int64).max, "last_t": NONE}
+#: Of the catalogue; and up to where retention was ever counted.
+_MOVIE_COLUMNS: dict[str, DTypeLike] = {
+    "described": np.bool_,
+    "duration_ms": np.int64,
+    "buckets": np.int32,
+}
 
 
 class State:
-    """Everything a shard knows. `apply` changes it; it is deterministic and does no I/O."""
+    """Everything a shard knows. `apply` counts events, `changes` and `erasure` do the rest.
 
-    def __init__(self, rules: Rules) -> None:
+    All of it is deterministic and does no I/O.
+    """
+
+    def __init__(self, rules: Rules, hours_kept_days: int = HOURS_KEPT_DAYS) -> None:
         self.rules = rules
         self.user_names, self.movie_names = Names(), Names()
-        nothing = {"first_t": np.iinfo(np.int64).max, "last_t": NONE}
-        self.users = Table(_TOTAL_COLUMNS, nothing)
-        self.movies = Table(_TOTAL_COLUMNS, nothing)
-        self.pairs = IndexedTable(
-            _PAIR_COLUMNS,
-            {"latest_t": NONE, "completed_t": NONE, "nameless_stream": NONE, "named_stream": NONE},
-        )
-        self.hours = IndexedTable(_HOUR_COLUMNS, {})
-        self.runs = Runs()
+        self.users = Table(_TOTAL_COLUMNS, _TOTAL_ABSENT)
+        self.movies = Table(_TOTAL_COLUMNS | _MOVIE_COLUMNS, _TOTAL_ABSENT)
+        self.titles: dict[int, str] = {}
+        self.pairs = IndexedTable(_PAIR_COLUMNS, _PAIR_ABSENT)
+        self.pairs_of_users = Lists({"pair": np.int32})
+        self.hours = Hours(hours_kept_days)
+        self.runs = Runs(self.pairs, self.movies)
         self.streams = Streams(rules, self.pairs, self.runs)
         self.recent = RecentHashes()
+        #: Numbers changes in order of arrival; only its order means anything.
+        self.order = 0
 
     @property
     def events(self) -> int:
@@ -90,11 +115,47 @@ class State:
         return duplicate
 
     def pair_row(self, user: str, slug: str) -> int | None:
+        """The row of a pair that exists."""
         user_code, movie_code = self.user_names.code(user), self.movie_names.code(slug)
         if user_code is None or movie_code is None:
             return None
         row = int(self.pairs.find(np.array([user_code << 32 | movie_code]))[0])
-        return None if row == NONE else row
+        return None if row == NONE or not self.pairs["version"][row] else row
+
+    def pair_rows(self, user: str) -> Int64s:
+        """The rows of a user's pairs that exist."""
+        code = self.user_names.code(user)
+        if code is None:
+            return np.zeros(0, np.int64)
+        rows = self.pairs_of_users.of(code)["pair"].astype(np.int64)
+        return rows[self.pairs["version"][rows] > 0]
+
+    def movie_code(self, slug: str) -> int | None:
+        """The code of a movie that exists: someone watched it, or the catalogue has it."""
+        code = self.movie_names.code(slug)
+        if code is None or not (self.movies["pairs"][code] or self.movies["described"][code]):
+            return None
+        return code
+
+    def durations_ms(self, rows: Int64s) -> Int64s:
+        """Of each pair: its own, else the catalogue's, else 0."""
+        own = self.pairs["duration_ms"][rows]
+        return np.where(own > 0, own, self.movies["duration_ms"][self.pairs["movie"][rows]])
+
+    def is_complete(self, at_ms: Int64s, duration_ms: Int64s) -> Bools:
+        """Whether each position is at or past the end, as far as completion goes."""
+        return (duration_ms > 0) & (
+            (at_ms * PARTS >= self.rules.complete_parts * duration_ms)
+            | (duration_ms - at_ms <= COMPLETE_TAIL_MS)
+        )
+
+    def add_pairs(self, users: Int64s, movies: Int64s) -> Int64s:
+        """The rows of distinct pairs, new ones added."""
+        rows, is_new = self.pairs.find_or_add(users << 32 | movies, user=users, movie=movies)
+        if is_new.any():
+            by_user = np.argsort(users[is_new], kind="stable")
+            self.pairs_of_users.append(users[is_new][by_user], pair=rows[is_new][by_user])
+        return rows
 
     # Duplicates
 
@@ -126,8 +187,8 @@ class State:
     # Counting
 
     def _count(self, batch: Batch, received: Int64s) -> None:
-        user = self._intern(self.user_names, self.users, batch.users)[batch.user]
-        movie = self._intern(self.movie_names, self.movies, batch.slugs)[batch.slug]
+        user = intern(self.user_names, self.users, batch.users)[batch.user]
+        movie = intern(self.movie_names, self.movies, batch.slugs)[batch.slug]
         key = user << 32 | movie
         order = np.argsort(key, kind="stable")
         key = key[order]
@@ -139,24 +200,19 @@ class State:
             group=np.repeat(np.arange(len(starts)), counts),
             starts=starts,
         )
-        rows, is_new = self.pairs.find_or_add(
-            key[starts], user=user[order][starts], movie=movie[order][starts]
-        )
-        self._move_moments(events, rows)
+        rows = self.add_pairs(user[order[starts]], movie[order[starts]])
+        self._move_moments(events, rows, self.order + order)
+        self.order += len(order)
         duration_ms = None if batch.duration_ms is None else batch.duration_ms[order]
         completions = self._complete(events, rows, duration_ms)
+        self.pairs["hidden"][rows] = False
         sessions = None if batch.sessions == [""] else _hash_sessions(batch)[order]
         watched = self.streams.follow(events, rows, sessions)
         self._add_hours(watched, rows)
-        self._add_totals(events, rows, watched, counts, is_new, completions)
+        self.hours.fold(int(received[-1]))
+        self._add_totals(events, rows, watched, counts, completions)
 
-    def _intern(self, names: Names, totals: Table, batch_names: list[str]) -> Int64s:
-        codes = names.intern(batch_names)
-        if len(names) > len(totals):
-            totals.add(len(names) - len(totals))
-        return codes
-
-    def _move_moments(self, events: Events, rows: Int64s) -> None:
+    def _move_moments(self, events: Events, rows: Int64s, arrival: Int64s) -> None:
         """The latest moment is that of the highest t, the later arrival at a tie."""
         index = np.arange(len(events.t))
         is_peak = events.t == np.maximum.reduceat(events.t, events.starts)[events.group]
@@ -164,6 +220,7 @@ class State:
         moved = events.t[last] >= self.pairs["latest_t"][rows]
         self.pairs["latest_t"][rows[moved]] = events.t[last[moved]]
         self.pairs["latest_ms"][rows[moved]] = events.at[last[moved]]
+        self.pairs["latest_order"][rows[moved]] = arrival[last[moved]]
         furthest = np.maximum.reduceat(events.at, events.starts)
         self.pairs["furthest_ms"][rows] = np.maximum(self.pairs["furthest_ms"][rows], furthest)
 
@@ -176,26 +233,33 @@ class State:
             in_group = last_given >= events.starts[events.group]
             known = np.where(in_group, given[last_given], known)
             self.pairs["duration_ms"][rows] = known[last_of(events.starts, len(known))]
+        catalogue = self.movies["duration_ms"][self.pairs["movie"][rows]]
+        known = np.where(known > 0, known, catalogue[events.group])
+        is_complete = self.pairs["completed_t"][rows] != NONE
         latched = np.zeros(len(rows), np.bool_)
+        # A pair that is complete already has been since before the batch.
+        first = np.where(is_complete, NONE, len(index))
         if self.rules.credit == "position" and known.any():
-            complete = (known > 0) & (
-                (events.at * PARTS >= self.rules.complete_parts * known)
-                | (known - events.at <= COMPLETE_TAIL_MS)
+            complete = self.is_complete(events.at, known)
+            latch = np.minimum.reduceat(np.where(complete, index, len(index)), events.starts)
+            latched = (latch < len(index)) & ~is_complete
+            first[latched] = latch[latched]
+            self.pairs["completed_t"][rows[latched]] = events.t[latch[latched]]
+        if (first < len(index)).any():
+            after = (index > first[events.group]) & (
+                events.t >= self.pairs["completed_t"][rows][events.group]
             )
-            first = np.minimum.reduceat(np.where(complete, index, len(index)), events.starts)
-            latched = (first < len(index)) & (self.pairs["completed_t"][rows] == NONE)
-            self.pairs["completed_t"][rows[latched]] = events.t[first[latched]]
+            self.pairs["begun_again"][rows] |= np.logical_or.reduceat(after, events.starts)
         return latched
 
     # Sums
 
     def _add_hours(self, watched: Watched, pairs: Int64s) -> None:
         credited = watched.credit > 0
-        movie = self.pairs["movie"][pairs[watched.group[credited]]].astype(np.int64)
-        key = movie << 32 | watched.t[credited] // HOUR_MS
-        distinct, which = np.unique(key, return_inverse=True)
-        rows, _ = self.hours.find_or_add(distinct, movie=distinct >> 32, hour=distinct & 0xFFFFFFFF)
-        np.add.at(self.hours["watch_ms"], rows[which], watched.credit[credited])
+        if credited.any():
+            rows = pairs[watched.group[credited]]
+            movies = self.pairs["movie"][rows].astype(np.int64)
+            self.hours.add(rows, movies, watched.t[credited], watched.credit[credited])
 
     def _add_totals(
         self,
@@ -203,9 +267,9 @@ class State:
         rows: Int64s,
         watched: Watched,
         counts: Int64s,
-        is_new: Bools,
         completions: Bools,
     ) -> None:
+        is_new, is_viewer = self.pairs["version"][rows] == 0, self.pairs["events"][rows] == 0
         watch_ms = _sum_groups(watched.group, watched.credit, len(rows))
         views = _sum_groups(watched.group, watched.opens_view, len(rows))
         for column, more in (
@@ -215,47 +279,113 @@ class State:
             ("version", counts),
         ):
             self.pairs[column][rows] += more
+        # One event in many; each costs as much as all that follows.
+        rare = [
+            (column, chosen)
+            for column, chosen in (
+                ("pairs", is_new),
+                ("viewers", is_viewer),
+                ("completions", completions),
+            )
+            if chosen.any()
+        ]
         first_t = np.minimum.reduceat(events.t, events.starts)
         last_t = np.maximum.reduceat(events.t, events.starts)
+        self.pairs["first_t"][rows] = np.minimum(self.pairs["first_t"][rows], first_t)
         for totals, of in ((self.users, "user"), (self.movies, "movie")):
             total = self.pairs[of][rows]
             np.add.at(totals["watch_ms"], total, watch_ms)
             np.add.at(totals["views"], total, views)
             np.add.at(totals["events"], total, counts)
-            np.add.at(totals["pairs"], total, is_new)
-            np.add.at(totals["completions"], total, completions)
+            for column, chosen in rare:
+                np.add.at(totals[column], total[chosen], 1)
             np.minimum.at(totals["first_t"], total, first_t)
             np.maximum.at(totals["last_t"], total, last_t)
 
     # Snapshots
 
     def to_arrow(self) -> dict[str, pa.Table]:
-        """A frozen copy of everything, by table name."""
+        """A frozen copy of all that exists, by table name, with rows and codes of its own."""
+        has_users = self.users["pairs"] > 0
+        has_movies = (self.movies["pairs"] > 0) | self.movies["described"]
+        has_pairs, has_streams = self.pairs["version"] > 0, self.streams.table["last_t"] != NONE
+        users, movies, pairs, streams = (
+            _renumber(chosen) for chosen in (has_users, has_movies, has_pairs, has_streams)
+        )
         return {
-            "users": self.users.to_arrow().append_column(
-                "name", pa.array(self.user_names.to_list(), pa.string())
+            "users": _with_names(self.users.to_arrow(has_users), self.user_names, has_users),
+            "movies": self._movies_to_arrow(has_movies),
+            "pairs": _mapped(
+                self.pairs.to_arrow(has_pairs), user=users, movie=movies, nameless_stream=streams
             ),
-            "movies": self.movies.to_arrow().append_column(
-                "name", pa.array(self.movie_names.to_list(), pa.string())
-            ),
-            "pairs": self.pairs.to_arrow(),
-            "streams": self.streams.table.to_arrow(),
-            "hours": self.hours.to_arrow(),
+            "streams": _mapped(self.streams.table.to_arrow(has_streams), pair=pairs),
             "recent": self.recent.to_arrow(),
-            **self.runs.to_arrow(),
+            **self.hours.to_arrow(pairs, movies),
+            **self.runs.to_arrow(pairs, movies),
         }
 
-    def load_arrow(self, tables: dict[str, pa.Table], young_since_ms: int) -> None:
-        """Fills an empty state with what `to_arrow` gave, and `recent.young_since_ms` then."""
+    def extra(self) -> dict[str, int]:
+        """What else a snapshot has to remember."""
+        return {
+            "order": self.order,
+            "fold_before": self.hours.fold_before,
+            "young_since_ms": self.recent.young_since_ms,
+        }
+
+    def load_arrow(self, tables: dict[str, pa.Table], extra: dict[str, int]) -> None:
+        """Fills an empty state with what `to_arrow` and `extra` gave."""
         self.user_names = Names(tables["users"]["name"].to_pylist())
         self.movie_names = Names(tables["movies"]["name"].to_pylist())
-        for name in ("users", "movies", "pairs", "streams", "hours"):
-            getattr(self, name).load_arrow(tables[name])
+        titles = tables["movies"]["title"].to_pylist()
+        self.titles = {code: title for code, title in enumerate(titles) if title is not None}
+        for table, name in (
+            (self.users, "users"),
+            (self.movies, "movies"),
+            (self.pairs, "pairs"),
+            (self.streams, "streams"),
+        ):
+            table.load_arrow(tables[name])
+        users = self.pairs["user"].astype(np.int64)
+        self.pairs.index(users << 32 | self.pairs["movie"], np.arange(len(users)))
+        by_user = np.argsort(users, kind="stable")
+        self.pairs_of_users.append(users[by_user], pair=by_user)
         self.runs.load_arrow(tables)
-        self.recent.load_arrow(tables["recent"], young_since_ms)
-        for table, high, low in ((self.pairs, "user", "movie"), (self.hours, "movie", "hour")):
-            keys = table[high].astype(np.int64) << 32 | table[low]
-            table.index(keys, np.arange(len(table)))
+        self.hours.load_arrow(tables, extra["fold_before"])
+        self.recent.load_arrow(tables["recent"], extra["young_since_ms"])
+        self.order = extra["order"]
+
+    def _movies_to_arrow(self, chosen: Bools) -> pa.Table:
+        codes = np.flatnonzero(chosen).tolist()
+        titles = pa.array([self.titles.get(code) for code in codes], pa.string())
+        movies = _with_names(self.movies.to_arrow(chosen), self.movie_names, chosen)
+        return movies.append_column("title", titles)
+
+
+def intern(names: Names, totals: Table, wanted: list[str]) -> Int64s:
+    """The codes of `wanted`, each with a row of `totals`."""
+    codes = names.intern(wanted)
+    if len(names) > len(totals):
+        totals.add(len(names) - len(totals))
+    return codes
+
+
+def _renumber(chosen: Bools) -> Int64s:
+    """For each row its number among the `chosen`; NONE for others."""
+    return np.where(chosen, np.cumsum(chosen) - 1, NONE)
+
+
+def _with_names(table: pa.Table, names: Names, chosen: Bools) -> pa.Table:
+    of_rows = [names[code] for code in np.flatnonzero(chosen).tolist()]
+    return table.append_column("name", pa.array(of_rows, pa.string()))
+
+
+def _mapped(table: pa.Table, **numbers: Int64s) -> pa.Table:
+    """`table` with the rows that columns refer to renumbered; NONE, which is -1, stays NONE."""
+    for name, number in numbers.items():
+        old = table[name].to_numpy()
+        column = pa.array(np.append(number, NONE)[old].astype(np.int32))
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def _happened(batch: Batch, received: Int64s) -> Int64s:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from aggregator.groups import before_each, last_of, lengths_of, starts_of
 from aggregator.intmap import mix
-from aggregator.rules import Rules
-from aggregator.runs import Interval, Runs
+from aggregator.lists import Lists
+from aggregator.rules import BUCKET_MS, Rules
+from aggregator.runs import Counted, Intervals, Runs
 from aggregator.table import NONE, IndexedTable, Table
 
 Int64s = NDArray[np.int64]
@@ -20,7 +21,6 @@ Bools = NDArray[np.bool_]
 
 _COLUMNS = {
     "pair": np.int32,
-    "next": np.int32,
     "session_hash": np.int64,
     "last_t": np.int64,
     "last_at": np.int64,
@@ -55,14 +55,15 @@ class Streams:
     """All streams: where each one's last event was, and its open run; closed runs go to `runs`.
 
     A pair's nameless stream is found through the pair's row, named ones by a key
-    of pair and session; the named streams of a pair are chained through `next`.
+    of pair and session. A stream without events has no `last_t`.
     """
 
     def __init__(self, rules: Rules, pairs: Table, runs: Runs) -> None:
         self._rules = rules
         self._pairs = pairs
         self._runs = runs
-        self.table = IndexedTable(_COLUMNS, {"next": NONE, "last_t": NONE})
+        self.table = IndexedTable(_COLUMNS, {"last_t": NONE})
+        self._named = Lists({"stream": np.int32})
 
     def follow(self, events: Events, pairs: Int64s, sessions: Int64s | None) -> Watched:
         """Applies the rules. `pairs` are the rows of the groups, `sessions` hashes an event."""
@@ -74,27 +75,36 @@ class Streams:
             group, at, t, sessions = (c[by_stream] for c in (group, at, t, sessions))
             starts = starts_of((group[1:] != group[:-1]) | (sessions[1:] != sessions[:-1]))
             sessions = sessions[starts]
-        rows, is_new = self._rows(pairs[group[starts]], sessions)
+        rows = self._rows(pairs[group[starts]], sessions)
         stream = np.repeat(np.arange(len(starts)), lengths_of(starts, len(t)))
         late = self._is_late(t, stream, starts, rows)
         all_group, all_at, all_t = group, at, t
         if late.any():
             at, t, group, stream = (column[~late] for column in (at, t, group, stream))
-        watched = self._play(at, t, group, stream, rows, is_new)
+        watched = self._play(at, t, group, stream, rows)
         if self._rules.credit == "position":
             return watched
         opens_view = np.zeros(len(all_t), np.bool_)
         opens_view[~late] = watched.opens_view
         return Watched(all_group, all_t, all_at, opens_view)
 
-    def open_runs(self, pair: int) -> list[Interval]:
-        """The open runs of a pair's streams that cover anything."""
-        streams = [int(self._pairs[c][pair]) for c in ("nameless_stream", "named_stream")]
-        while streams[-1] != NONE:
-            streams.append(int(self.table["next"][streams[-1]]))
-        rows = np.array([stream for stream in streams if stream != NONE], np.int64)
-        starts, ends = self.table["run_start"][rows], self.table["last_at"][rows]
-        return [(s, e) for s, e in zip(starts.tolist(), ends.tolist(), strict=True) if e > s]
+    def open_runs(self, pairs: Int64s) -> Intervals:
+        """The open runs that cover anything, of all streams of `pairs`."""
+        which, rows = self._of_pairs(pairs)
+        runs = Intervals(which, self.table["run_start"][rows], self.table["last_at"][rows])
+        return runs.covering()
+
+    def last_t(self, pairs: Int64s) -> Int64s:
+        """The highest t of each pair's events; NONE without."""
+        which, rows = self._of_pairs(pairs)
+        last_t = np.full(len(pairs), NONE, np.int64)
+        np.maximum.at(last_t, which, self.table["last_t"][rows])
+        return last_t
+
+    def forget(self, pairs: Int64s) -> None:
+        """Empties all streams of `pairs`; retention does not count their runs any more."""
+        _, rows = self._of_pairs(pairs)
+        self.table.clear(rows, "pair", "session_hash")
 
     def live_pairs(self, since_t: int) -> Int64s:
         """The pair of each stream whose last event was at `since_t` or later."""
@@ -105,6 +115,16 @@ class Streams:
         named = np.flatnonzero(self.table["session_hash"])
         pairs = self.table["pair"][named].astype(np.int64)
         self.table.index(_keys(pairs, self.table["session_hash"][named]), named)
+        by_pair = np.argsort(pairs, kind="stable")
+        self._named.append(pairs[by_pair], stream=named[by_pair])
+
+    def _of_pairs(self, pairs: Int64s) -> tuple[Int64s, Int64s]:
+        """The streams of `pairs`: the index of the pair, and the stream's row."""
+        nameless = self._pairs["nameless_stream"][pairs].astype(np.int64)
+        has_nameless = np.flatnonzero(nameless != NONE)
+        which, at = self._named.positions(pairs)
+        rows = np.concatenate([nameless[has_nameless], self._named["stream"][at]])
+        return np.concatenate([has_nameless, which]), rows
 
     def _is_late(self, t: Int64s, stream: Int64s, starts: Int64s, rows: Int64s) -> Bools:
         """Rule 2: earlier than the stream's last t, which late events do not move."""
@@ -114,20 +134,17 @@ class Streams:
         before = before_each(highest, starts, self.table["last_t"][rows])
         return t < np.maximum(before, self.table["last_t"][rows][stream])
 
-    def _play(
-        self, at: Int64s, t: Int64s, group: Int64s, stream: Int64s, rows: Int64s, is_new: Bools
-    ) -> Watched:
+    def _play(self, at: Int64s, t: Int64s, group: Int64s, stream: Int64s, rows: Int64s) -> Watched:
         """Rules 1, 3 and 4, for events in stream order of which none is late.
 
-        `stream` says which of `rows` an event is of; those with `is_new` have
-        had no event yet.
+        `stream` says which of `rows` an event is of.
         """
         if not len(at):
             return Watched(group, t, at, np.zeros(0, np.bool_))
         starts = starts_of(stream[1:] != stream[:-1])
         touched = rows[stream[starts]]
         first = np.zeros(len(at), np.bool_)
-        first[starts] = is_new[stream[starts]]
+        first[starts] = self.table["last_t"][touched] == NONE
         last_t = before_each(t, starts, self.table["last_t"][touched])
         last_at = before_each(at, starts, self.table["last_at"][touched])
         opens_view = first | (t - last_t > self._rules.idle_ms)  # 1, 3
@@ -136,45 +153,83 @@ class Streams:
         open_start = self.table["run_start"][touched]
         run_start = _run_starts(at, goes_on, starts, open_start)
         start_before = before_each(run_start, starts, open_start)
+        last = last_of(starts, len(at))
+        moved = {"last_t": t[last], "last_at": at[last], "run_start": run_start[last]}
         if self._rules.credit == "position":
             closed = np.flatnonzero(~goes_on & ~first & (last_at > start_before))
-            self._close(rows[stream[closed]], start_before[closed], last_at[closed])
-        last = last_of(starts, len(at))
-        for name, column in (("last_t", t), ("last_at", at), ("run_start", run_start)):
-            self.table[name][touched] = column[last]
+            pairs = self.table["pair"][rows[stream[closed]]]
+            closed_runs = Intervals(pairs, start_before[closed], last_at[closed])
+            self._move(touched, moved, closed_runs)
+        else:
+            self._write(touched, moved | {"run_start": moved["last_at"]})  # nothing is covered
         return Watched(group, t, np.where(goes_on, step, 0), opens_view)
 
-    def _close(self, rows: Int64s, start_ms: Int64s, end_ms: Int64s) -> None:
-        pairs = self.table["pair"][rows]
-        columns = (pairs, self._pairs["movie"][pairs], start_ms, end_ms)
-        for run in zip(*(column.tolist() for column in columns), strict=True):
-            self._runs.close(*run)
+    def _move(self, rows: Int64s, moved: dict[str, Int64s], closed: Intervals) -> None:
+        """Writes what `moved`, closes runs, and has retention follow where it changes."""
+        before = Intervals(rows, self.table["run_start"][rows], self.table["last_at"][rows])
+        after = Intervals(rows, moved["run_start"], moved["last_at"])
+        changed = _spans_differ(before, after)
+        if not changed.any() and not len(closed):
+            self._write(rows, moved)
+            return
+        pairs = self.table["pair"][rows].astype(np.int64)
+        alone = changed & self._is_alone(pairs) & ~np.isin(pairs, closed.group)
+        others = np.unique(np.concatenate([pairs[changed & ~alone], closed.group]))
+        counted = -self._runs.counted(others, self.open_runs(others))
+        self._write(rows, moved)
+        self._runs.close(closed)
+        counted += self._runs.counted(others, self.open_runs(others))
+        counted += self._counted_longer(pairs, before, after, alone)
+        self._runs.count(counted)
 
-    def _rows(self, pairs: Int64s, sessions: Int64s) -> tuple[Int64s, Bools]:
-        """The rows of distinct streams in pair order, and which are new."""
+    def _is_alone(self, pairs: Int64s) -> Bools:
+        """Whether each pair has one stream, and no run but its open one."""
+        streams = self._named.counts(pairs) + (self._pairs["nameless_stream"][pairs] != NONE)
+        return (streams == 1) & (self._runs.counts(pairs) == 0)
+
+    def _counted_longer(
+        self, pairs: Int64s, before: Intervals, after: Intervals, chosen: Bools
+    ) -> Counted:
+        movies = self._pairs["movie"][pairs[chosen]].astype(np.int64)
+        start = np.where(
+            before.end[chosen] > before.start[chosen],
+            (before.end[chosen] - 1) // BUCKET_MS + 1,
+            after.start[chosen] // BUCKET_MS,
+        )
+        return Counted.of_longer(movies, start, (after.end[chosen] - 1) // BUCKET_MS + 1)
+
+    def _write(self, rows: Int64s, moved: dict[str, Int64s]) -> None:
+        for name, column in moved.items():
+            self.table[name][rows] = column
+
+    def _rows(self, pairs: Int64s, sessions: Int64s) -> Int64s:
+        """The rows of distinct streams in pair order."""
         named = sessions != 0
         rows = self._pairs["nameless_stream"][pairs].astype(np.int64)
-        is_new = rows == NONE
-        nameless_new = is_new & ~named
-        if nameless_new.any():
-            of_pairs = pairs[nameless_new]
-            rows[nameless_new] = self.table.add(len(of_pairs), pair=of_pairs)
-            self._pairs["nameless_stream"][of_pairs] = rows[nameless_new]
+        is_new = (rows == NONE) & ~named
+        if is_new.any():
+            of_pairs = pairs[is_new]
+            rows[is_new] = self.table.add(len(of_pairs), pair=of_pairs)
+            self._pairs["nameless_stream"][of_pairs] = rows[is_new]
         if named.any():
-            rows[named], is_new[named] = self._named_rows(pairs[named], sessions[named])
-        return rows, is_new
+            rows[named] = self._named_rows(pairs[named], sessions[named])
+        return rows
 
-    def _named_rows(self, pairs: Int64s, sessions: Int64s) -> tuple[Int64s, Bools]:
+    def _named_rows(self, pairs: Int64s, sessions: Int64s) -> Int64s:
         rows, is_new = self.table.find_or_add(
             _keys(pairs, sessions), pair=pairs, session_hash=sessions
         )
-        fresh, of_pairs = rows[is_new], pairs[is_new]
-        chained = np.append(False, of_pairs[1:] == of_pairs[:-1])[: len(fresh)]
-        self.table["next"][fresh] = np.where(
-            chained, fresh - 1, self._pairs["named_stream"][of_pairs]
-        )
-        self._pairs["named_stream"][of_pairs] = fresh
-        return rows, is_new
+        self._named.append(pairs[is_new], stream=rows[is_new])
+        return rows
+
+
+def _spans_differ(before: Intervals, after: Intervals) -> Bools:
+    """Whether the buckets that each run touches are others than before."""
+    covered, covers = before.end > before.start, after.end > after.start
+    moved = (before.start != after.start) | (
+        (before.end - 1) // BUCKET_MS != (after.end - 1) // BUCKET_MS
+    )
+    return (moved & (covered | covers)) | (covered != covers)
 
 
 def _run_starts(at: Int64s, goes_on: Bools, starts: Int64s, open_start: Int64s) -> Int64s:

@@ -21,6 +21,15 @@ Bools = NDArray[np.bool_]
 NONE = -1
 
 
+def grown(column: Column, rows: int) -> Column:
+    """`column`, or a longer copy of it with room for `rows` and more."""
+    if rows <= len(column):
+        return column
+    longer = np.empty(max(rows, int(len(column) * _GROWTH), _ROWS_MIN), column.dtype)
+    longer[: len(column)] = column
+    return longer
+
+
 class Table:
     """Named columns. `table["name"]` is a view of the rows in use, and can be written to."""
 
@@ -53,15 +62,18 @@ class Table:
 
     def _reserve(self, rows: int) -> None:
         for name, column in self._columns.items():
-            if rows > len(column):
-                capacity = max(rows, int(len(column) * _GROWTH), _ROWS_MIN)
-                grown = np.empty(capacity, column.dtype)
-                grown[: self._count] = column[: self._count]
-                self._columns[name] = grown
+            self._columns[name] = grown(column, rows)
 
-    def to_arrow(self) -> pa.Table:
-        """A copy that later changes do not reach."""
-        return pa.table({name: pa.array(self[name].copy()) for name in self._columns})
+    def clear(self, rows: Int64s, *but: str) -> None:
+        """Sets `rows` to what new ones are, except for the columns named."""
+        for name in self._columns:
+            if name not in but:
+                self[name][rows] = self._absent.get(name, 0)
+
+    def to_arrow(self, chosen: Bools | None = None) -> pa.Table:
+        """A copy of the `chosen` rows, or of all, that later changes do not reach."""
+        rows = slice(None) if chosen is None else np.flatnonzero(chosen)
+        return pa.table({name: pa.array(self[name][rows].copy()) for name in self._columns})
 
     def load_arrow(self, stored: pa.Table) -> None:
         """Fills an empty table; columns that `stored` lacks get the value of new rows."""
@@ -95,6 +107,21 @@ class IndexedTable(Table):
             rows[is_new] = self.add(int(np.count_nonzero(is_new)), **chosen)
             self._index.insert(keys[is_new], rows[is_new])
         return rows, is_new
+
+    def rows(self, keys: Int64s, **columns: Int64s) -> Int64s:
+        """As `find_or_add`, for keys that may repeat."""
+        rows = self._index.find(keys)
+        missing = np.flatnonzero(rows == NONE)
+        if len(missing):
+            distinct, first, which = np.unique(
+                keys[missing], return_index=True, return_inverse=True
+            )
+            chosen = missing[first]
+            added, _ = self.find_or_add(
+                distinct, **{name: column[chosen] for name, column in columns.items()}
+            )
+            rows[missing] = added[which]
+        return rows
 
     def index(self, keys: Int64s, rows: Int64s) -> None:
         """Makes loaded rows findable again."""

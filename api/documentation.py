@@ -48,6 +48,17 @@ EVENTS_BODY = {
         "example": '{"user": "username", "slug": "show_slug", "at": 4500}\n'
         '{"user": "username", "slug": "show_slug", "at": 4505}\n',
     },
+    "application/vnd.apache.arrow.stream": {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": "An Arrow IPC stream with the columns of an event: `user`, `slug` and "
+            "`at`, and any of `session`, `id`, `ts` and `duration`. Strings are plain or "
+            "dictionary-encoded; numbers are of any numeric type, `ts` also a timestamp of any "
+            "unit. A null is a missing value; columns with other names are ignored. Buffers may "
+            "be compressed (LZ4, ZSTD).",
+        },
+    },
 }
 
 _PROBLEMS = {

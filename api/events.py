@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import lru_cache, partial
 from http import HTTPStatus
 
@@ -9,8 +10,10 @@ import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 from sanic.response import raw
 
-from aggregator.event import TAG_BYTES_MAX
+from aggregator.event import TAG_BYTES_MAX, Part, to_batch
+from api import arrow_stream
 from api import documentation as doc
+from api.arrow_intake import parse_arrow
 from api.context import router, settings
 from api.intake import Parsed, gunzip, parse_json, parse_ndjson
 from api.problems import (
@@ -19,14 +22,34 @@ from api.problems import (
     bad_request,
 )
 from api.schema import EventsAnswer, time_of
+from api.settings import Settings
 
 blueprint = Blueprint("events")
 
+#: Larger bodies are parsed beside the event loop, which others wait for.
+PARSED_AT_ONCE_BYTES_MAX = 1 << 20
+
 _FORM = "application/x-www-form-urlencoded"
-_PARSERS = {
-    "application/json": parse_json,
-    "": parse_json,
-    "application/x-ndjson": parse_ndjson,
+
+
+def _parse_json(body: bytes, limits: Settings) -> Parsed:
+    return parse_json(body, limits.events_max)
+
+
+def _parse_ndjson(body: bytes, limits: Settings) -> Parsed:
+    return parse_ndjson(body, limits.events_max)
+
+
+def _parse_arrow(body: bytes, limits: Settings) -> Parsed:
+    return parse_arrow(body, limits.events_max, limits.body_bytes_max)
+
+
+Parser = Callable[[bytes, Settings], Parsed]
+_PARSERS: dict[str, Parser] = {
+    "application/json": _parse_json,
+    "": _parse_json,
+    "application/x-ndjson": _parse_ndjson,
+    arrow_stream.CONTENT_TYPE: _parse_arrow,
 }
 _encode = msgspec.json.Encoder().encode
 
@@ -43,9 +66,10 @@ _documented = partial(
 
 @blueprint.post("/v1/events")
 @_documented(
-    """One event, an array of events (JSON), or one event a line (NDJSON). The answer comes when
-all that were accepted are on disk and counted. Any other outcome is unknown: send the request
-again, with the same `id`s or the same `Idempotency-Key`, and it counts once."""
+    """One event, an array of events (JSON), one event a line (NDJSON), or an Arrow IPC stream.
+The answer comes when all that were accepted are on disk and counted. Any other outcome is
+unknown: send the request again, with the same `id`s or the same `Idempotency-Key`, and it counts
+once."""
 )
 async def events(request: Request) -> HTTPResponse:
     return await _take(request)
@@ -59,7 +83,7 @@ async def events_at_root(request: Request) -> HTTPResponse:
 
 async def _take(request: Request) -> HTTPResponse:
     parsed, size = await parse(request)
-    rejected = len(parsed.errors)
+    rejected = parsed.rejected
     if rejected and not parsed.events:
         raise bad_request("No event in the request is valid", parsed.errors)
     if parsed.events:
@@ -91,8 +115,8 @@ async def parse(request: Request) -> tuple[Parsed, int]:
     if parser is None:
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"{content_type} is not understood: send application/json or application/x-ndjson "
-            "(with curl: -H 'Content-Type: application/json')",
+            f"{content_type} is not understood: send application/json, application/x-ndjson or "
+            f"{arrow_stream.CONTENT_TYPE} (with curl: -H 'Content-Type: application/json')",
         )
     body = request.body
     encoding = header(request, "content-encoding").lower()
@@ -104,7 +128,16 @@ async def parse(request: Request) -> tuple[Parsed, int]:
             f"Content-Encoding {encoding} is not understood: send gzip, or none",
             headers={"Accept-Encoding": "gzip"},
         )
-    return parser(body, settings(request).events_max), len(body)
+    if len(body) > PARSED_AT_ONCE_BYTES_MAX:
+        return await asyncio.to_thread(_to_columns, parser, body, settings(request)), len(body)
+    return parser(body, settings(request)), len(body)
+
+
+def _to_columns(parser: Parser, body: bytes, limits: Settings) -> Parsed:
+    parsed = parser(body, limits)
+    if isinstance(parsed.events, list) and parsed.events:
+        parsed.events = to_batch([Part(parsed.events)])
+    return parsed
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -21,6 +21,7 @@ import msgspec
 
 from aggregator.event import NAME_BYTES_MAX, TAG_BYTES_MAX, Event
 from api.problems import FieldError, bad_request, too_large
+from persistence.batch import Batch
 
 #: An event may lie this far past the end that it states.
 PAST_END_MAX_MS = 1000
@@ -51,7 +52,10 @@ _ARRAY = _Form(
 )
 _LINES = _Form(_event.decode_lines, _raw.decode_lines, bytes.splitlines)
 
-_BYTES_MAX = {
+PAST_END = "lies more than 1 s past the event's own duration"
+#: Fields in which a control character is a flaw.
+NAMES = ("user", "slug")
+BYTES_MAX = {
     "user": NAME_BYTES_MAX,
     "slug": NAME_BYTES_MAX,
     "session": TAG_BYTES_MAX,
@@ -81,8 +85,14 @@ class Flaw:
 class Parsed:
     """The valid events of a request, and an error for each of the others."""
 
-    events: list[Event]
+    events: list[Event] | Batch
     errors: list[FieldError]
+    #: Errors that nobody would be told of are only counted.
+    unlisted: int = 0
+
+    @property
+    def rejected(self) -> int:
+        return len(self.errors) + self.unlisted
 
 
 def parse_json(body: bytes, events_max: int) -> Parsed:
@@ -103,6 +113,17 @@ def checked(event: Event) -> Event:
     if flaw is not None:
         raise bad_request(f"{flaw.field}: {flaw.message}")
     return event
+
+
+def control_flaw(name: str) -> str | None:
+    """What is wrong with a name for its control characters, if it has any."""
+    control = _CONTROL.search(name)
+    return None if control is None else f"has a control character (U+{ord(control[0]):04X})"
+
+
+def bytes_flaw(bytes_max: int) -> str:
+    """What is wrong with a text of more bytes."""
+    return f"has more than {bytes_max} bytes in UTF-8"
 
 
 def gunzip(body: bytes, bytes_max: int) -> bytes:
@@ -181,13 +202,14 @@ def _has_single_keys(body: bytes, events: list[Event]) -> bool:
 
 
 def _sort_out(outcomes: Iterable[Event | Flaw]) -> Parsed:
-    parsed = Parsed([], [])
+    events: list[Event] = []
+    errors: list[FieldError] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, Event):
-            parsed.events.append(outcome)
+            events.append(outcome)
         else:
-            parsed.errors.append(FieldError(index, outcome.field, outcome.message))
-    return parsed
+            errors.append(FieldError(index, outcome.field, outcome.message))
+    return Parsed(events, errors)
 
 
 def _decode_one(encoded: bytes) -> Event | Flaw:
@@ -203,15 +225,15 @@ def _decode_one(encoded: bytes) -> Event | Flaw:
 
 def _flaw(event: Event) -> Flaw | None:
     """What is wrong with an event of the right types and ranges."""
-    for field in ("user", "slug"):
-        if control := _CONTROL.search(getattr(event, field)):
-            return Flaw(field, f"has a control character (U+{ord(control[0]):04X})")
-    for field, bytes_max in _BYTES_MAX.items():
-        name = getattr(event, field)
-        if name is not None and len(name.encode()) > bytes_max:
-            return Flaw(field, f"has more than {bytes_max} bytes in UTF-8")
+    for field in NAMES:
+        if message := control_flaw(getattr(event, field)):
+            return Flaw(field, message)
+    for field, bytes_max in BYTES_MAX.items():
+        text = getattr(event, field)
+        if text is not None and len(text.encode()) > bytes_max:
+            return Flaw(field, bytes_flaw(bytes_max))
     if _is_past_end(event):
-        return Flaw("at", "lies more than 1 s past the event's own duration")
+        return Flaw("at", PAST_END)
     return None
 
 

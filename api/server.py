@@ -81,8 +81,11 @@ def shard_settings(settings: Settings, directory: DataDirectory) -> list[ShardSe
             shard,
             directory.shard_folder(shard),
             settings.rules(),
+            settings.hours_kept_days,
             settings.snapshot_events,
+            settings.snapshot_interval_s,
             settings.segment_bytes,
+            settings.erase_delay_s,
         )
         for shard in range(directory.manifest.shards)
     ]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from aggregator.rules import Rules
+from aggregator.rules import HOURS_KEPT_DAYS, Rules
 
 #: Of a server's cores, half parse requests and half keep totals; on two cores, one each.
 _HALF_THE_CORES = max(1, (os.cpu_count() or 1) // 2)
@@ -71,6 +71,15 @@ class Settings(BaseSettings):
     )
     snapshot_events: int = Field(
         2_000_000, ge=1, description="A shard writes a snapshot after this many events."
+    )
+    snapshot_interval_s: float = Field(
+        600.0, gt=0, description="A shard that changed writes a snapshot after this long."
+    )
+    erase_delay_s: float = Field(
+        5.0, ge=0, description="How long an erase waits for others before files are rewritten."
+    )
+    hours_kept_days: int = Field(
+        HOURS_KEPT_DAYS, ge=31, le=3660, description="Hourly sums of older days become daily ones."
     )
     segment_bytes: int = Field(
         64 << 20, ge=1 << 12, le=1 << 30, description="A log segment's size, about."

@@ -15,6 +15,7 @@ Encoding (little-endian):
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -87,16 +88,16 @@ class Batch:
             raise BatchError(f"not an encoded batch: {error}") from error
         return cls(users, slugs, sessions, user, slug, session, at_ms, **optional)
 
-    def take(self, mask: NDArray[np.bool_]) -> "Batch":
-        """The events where `mask` is true, with only the names that they use."""
-        users, user = _compact(self.users, self.user[mask])
-        slugs, slug = _compact(self.slugs, self.slug[mask])
-        sessions, session = _compact(self.sessions, self.session[mask])
+    def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> "Batch":
+        """The events where a mask is true, or at these indexes, with only the names they use."""
+        users, user = _compact(self.users, self.user[which])
+        slugs, slug = _compact(self.slugs, self.slug[which])
+        sessions, session = _compact(self.sessions, self.session[which])
         optional = {
-            name: None if (column := getattr(self, name)) is None else column[mask]
+            name: None if (column := getattr(self, name)) is None else column[which]
             for name in OPTIONAL
         }
-        return Batch(users, slugs, sessions, user, slug, session, self.at_ms[mask], **optional)
+        return Batch(users, slugs, sessions, user, slug, session, self.at_ms[which], **optional)
 
     @staticmethod
     def concatenate(batches: Sequence["Batch"]) -> "Batch":
@@ -106,11 +107,13 @@ class Batch:
         columns: dict[str, Any] = {}
         for codes, table in (("user", "users"), ("slug", "slugs"), ("session", "sessions")):
             tables = [getattr(batch, table) for batch in batches]
-            offsets = np.cumsum([0, *map(len, tables[:-1])], dtype=np.int32)
-            columns[table] = [name for names in tables for name in names]
-            columns[codes] = np.concatenate(
-                [getattr(b, codes) + offset for b, offset in zip(batches, offsets, strict=True)]
-            )
+            parts = [getattr(batch, codes) for batch in batches]
+            if all(names == tables[0] for names in tables):
+                columns[table], columns[codes] = tables[0], np.concatenate(parts)
+                continue
+            starts = np.cumsum([0, *map(len, tables[:-1])], dtype=np.int32)
+            columns[table] = list(chain.from_iterable(tables))
+            columns[codes] = np.concatenate(parts) + np.repeat(starts, list(map(len, parts)))
         for name in OPTIONAL:
             parts = [getattr(batch, name) for batch in batches]
             if any(part is not None for part in parts):
@@ -143,6 +146,16 @@ class _Reader:
         return names
 
 
+def compact(codes: NDArray[Any], names: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    """Which of so many names the codes use, in order, and the codes among these alone."""
+    is_used = np.zeros(names, np.bool_)
+    is_used[codes] = True
+    used = np.flatnonzero(is_used)
+    place = np.empty(names, np.int32)
+    place[used] = np.arange(len(used), dtype=np.int32)
+    return used, place[codes]
+
+
 def _compact(names: list[str], codes: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
-    used, compacted = np.unique(codes, return_inverse=True)
-    return [names[code] for code in used.tolist()], compacted.astype(np.int32)
+    used, compacted = compact(codes, len(names))
+    return [names[code] for code in used.tolist()], compacted

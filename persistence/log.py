@@ -7,7 +7,7 @@ A segment is a file named by its first sequence number. It starts with a header
     record header    magic u32 | header CRC-32 u32 | payload CRC-32 u32 | payload bytes u32
                      kind u32 | 0 u32 | epoch u64 | sequence u64 | received_ms u64
                      producer u64 | producer's sequence u64
-    payload          an encoded batch, for records of kind EVENTS
+    payload          an encoded batch (kind EVENTS), or commands (kind COMMANDS)
 
 The header's CRC covers the rest of the header, so with the payload's CRC in it,
 all of the record. Sequences count up by one, without gaps, over all segments.
@@ -24,6 +24,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from persistence.epoch import Epoch
@@ -38,6 +39,8 @@ from persistence.files import make_folder, replace_file, sync_folder
 FORMAT = 1
 #: A record of one encoded batch of events.
 EVENTS = 1
+#: A record of encoded commands.
+COMMANDS = 2
 #: What must fit for a log that could not be written to be tried again.
 TRIAL_BYTES = 64 << 10
 #: Far above any batch that the limits admit; a longer record is not ours.
@@ -115,7 +118,7 @@ class Log:
         encoded = b"".join(record.encode(self._epoch.number) for record in records)
         try:
             if self._size >= self._segment_bytes:
-                self._rotate()
+                self._start_segment()
             _write(self._descriptor, encoded)
         except OSError as error:
             self._cut_back()
@@ -126,6 +129,14 @@ class Log:
             raise SyncFailedError(f"fdatasync of {self._folder} failed: {error}") from error
         self._size += len(encoded)
         self.next_sequence += len(records)
+
+    def rotate(self) -> None:
+        """Has the next record start a segment; raises `NotWritableError`."""
+        if self._size > _SEGMENT.size:
+            try:
+                self._start_segment()
+            except OSError as error:
+                raise NotWritableError(_explain(error, self._folder)) from error
 
     def has_room(self) -> bool:
         """Whether a write of a page's size would succeed now."""
@@ -148,7 +159,7 @@ class Log:
         except OSError as error:
             raise SyncFailedError(f"cannot cut back {self._folder}: {error}") from error
 
-    def _rotate(self) -> None:
+    def _start_segment(self) -> None:
         full = self._descriptor
         self._descriptor, self._size = self._create_segment()
         os.close(full)
@@ -175,13 +186,30 @@ def segments(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.log") if path.stem.isdigit())
 
 
-def replay(folder: Path, after_sequence: int) -> Iterator[Record]:
+def drop_before(folder: Path, sequence: int) -> None:
+    """Removes the segments whose records all come before `sequence`, oldest first."""
+    paths = segments(folder)
+    gone = [p for p, after in pairwise(paths) if int(after.stem) <= sequence]
+    for path in gone:
+        path.unlink()
+        sync_folder(folder)
+
+
+def drop_broken_tails(folder: Path) -> None:
+    """Removes what `replay` set aside."""
+    for path in broken_tails(folder):
+        path.unlink()
+    sync_folder(folder)
+
+
+def replay(folder: Path, after_sequence: int, repair: bool = True) -> Iterator[Record]:
     """Yields the records after `after_sequence`, in order, and repairs a torn tail.
 
     `after_sequence` is what a snapshot holds, 0 without one. Raises
     `DamagedError` where a record is missing or fails its checks, except at the
     end of the last segment: that tail is set aside in a `.broken` file beside
-    the segment, and cut.
+    the segment, and cut. Without `repair` nothing is changed, for a reader beside
+    the writer: the end is where the writer has come to.
     """
     paths = segments(folder)
     if not paths and after_sequence:
@@ -194,7 +222,7 @@ def replay(folder: Path, after_sequence: int) -> Iterator[Record]:
         if first != (min(first, after_sequence + 1) if expected is None else expected):
             raise DamagedError(path, 0, f"the records before sequence {first} are missing")
         expected = first
-        for record in _read_segment(path, first, is_last=following is None):
+        for record in _read_segment(path, first, following is None, repair):
             expected = record.sequence + 1
             if record.sequence > after_sequence:
                 yield record
@@ -207,12 +235,13 @@ def broken_tails(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.broken")) if folder.is_dir() else []
 
 
-def _read_segment(path: Path, first: int, is_last: bool) -> Iterator[Record]:
+def _read_segment(path: Path, first: int, is_last: bool, repair: bool) -> Iterator[Record]:
     content = path.read_bytes()
     if is_last and len(content) < _SEGMENT.size:
-        _cut_tail(path, content, 0)  # a crash while the segment was created
-        path.unlink()
-        sync_folder(path.parent)
+        if repair:
+            _cut_tail(path, content, 0)  # a crash while the segment was created
+            path.unlink()
+            sync_folder(path.parent)
         return
     _check_segment_header(path, content, first)
     offset, sequence = _SEGMENT.size, first
@@ -221,7 +250,8 @@ def _read_segment(path: Path, first: int, is_last: bool) -> Iterator[Record]:
         if record is None:
             if not is_last or _holds_record(content, offset + 1):
                 raise DamagedError(path, offset, "a log record fails its checksum")
-            _cut_tail(path, content, offset)
+            if repair:
+                _cut_tail(path, content, offset)
             return
         if record.sequence != sequence:
             raise DamagedError(path, offset, f"sequence {record.sequence} instead of {sequence}")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from persistence.errors import DamagedError, NewerFormatError
 from persistence.files import make_folder, replace_file, sync_folder
 
-FORMAT = 1
+FORMAT = 2
 #: One to use and one to fall back on.
 KEPT = 2
 
@@ -55,17 +55,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 def write(
     folder: Path, sequence: int, tables: Mapping[str, pa.Table], extra: dict[str, Any]
 ) -> None:
-    """Writes the snapshot of `sequence` and removes all but the newest two.
+    """Writes the snapshot of `sequence`; `prune` removes older ones.
 
     1. Write the tables and the manifest into a draft folder, each synced.
     2. Sync the draft folder, rename it, sync its parent: now it exists.
-    3. Only then remove older ones.
     """
     make_folder(folder)
     target = folder / f"{sequence:019}"
     draft = folder / f"{sequence:019}.tmp"
-    for leftover in folder.glob("*.tmp"):
-        shutil.rmtree(leftover)
+    _remove_drafts(folder)
     if target.exists():
         return  # nothing was appended since
     draft.mkdir()
@@ -75,8 +73,24 @@ def write(
     sync_folder(draft)
     draft.rename(target)
     sync_folder(folder)
-    for old in _complete(folder)[KEPT:]:
-        shutil.rmtree(old)
+
+
+def prune(folder: Path, alone: bool = False) -> int:
+    """Keeps the newest two, or only the newest, and nothing set aside if it stands `alone`.
+
+    Returns the sequence of the oldest that is left, 0 if there is none.
+    """
+    _remove_drafts(folder)
+    newest_first = _complete(folder)
+    kept = newest_first[: 1 if alone else KEPT]
+    gone = newest_first[len(kept) :]
+    if alone:
+        gone += folder.glob("*.broken")
+    for path in gone:
+        shutil.rmtree(path)
+    if gone:
+        sync_folder(folder)
+    return int(kept[-1].name) if kept else 0
 
 
 def load_newest(folder: Path) -> tuple[Snapshot | None, list[DamagedError]]:
@@ -102,6 +116,11 @@ def set_aside(folder: Path, damage: list[DamagedError]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         snapshot.rename(aside)
     sync_folder(folder)
+
+
+def _remove_drafts(folder: Path) -> None:
+    for draft in folder.glob("*.tmp"):
+        shutil.rmtree(draft)
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -133,6 +152,8 @@ def _load_manifest(path: Path) -> Manifest:
         version = msgspec.json.decode(content).get("format")
         if isinstance(version, int) and version > FORMAT:
             raise NewerFormatError(path, version, FORMAT)
+        if isinstance(version, int) and version < FORMAT:
+            raise DamagedError(path, 0, f"format {version} is not read any more")
         return msgspec.json.decode(content, type=Manifest)
     except (OSError, UnicodeDecodeError, AttributeError, msgspec.DecodeError) as error:
         raise DamagedError(path, 0, f"the manifest cannot be read ({error})") from error

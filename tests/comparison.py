@@ -1,11 +1,13 @@
 """Compares a state with the scalar reference, in all that both know."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from aggregator.answers import progress
-from aggregator.reference import Reference
-from aggregator.rules import HOUR_MS
-from aggregator.runs import Interval
+import numpy as np
+
+from aggregator.answers import continue_list, history, movie_totals, progress_of, user_totals
+from aggregator.reference import Pair, Reference
+from aggregator.rules import HOUR_MS, HOURS_KEPT_DAYS
 from aggregator.state import State
 
 #: Keyed by what it is about: ("pair", user, slug), ("movie", slug), ("hour", slug, start) …
@@ -13,40 +15,76 @@ Facts = dict[tuple[str | int, ...], Any]
 
 
 def facts_of_state(state: State) -> Facts:
-    """Every total, in a form that does not depend on the order of rows."""
+    """Every answer, in a form that does not depend on the order of rows."""
     facts: Facts = {}
-    for user, movie in zip(state.pairs["user"], state.pairs["movie"], strict=True):
-        found = progress(state, state.user_names[int(user)], state.movie_names[int(movie)])
-        assert found is not None
-        facts["pair", found.user, found.slug] = (
-            found.watch_ms,
-            found.unique_ms,
-            found.latest_ms,
-            found.latest_t,
-            found.furthest_ms,
-            found.resume_ms,
-            found.completed_t,
-            found.views,
-            found.events,
-            found.duration_ms or 0,
+    slugs = [slug for slug in state.movie_names.to_list() if slug]
+    for user in filter(None, state.user_names.to_list()):
+        facts |= _facts_of_user(state, user)
+        for slug in slugs:
+            if (row := state.pair_row(user, slug)) is not None:
+                progress = progress_of(state, row)
+                facts["pair", user, slug] = (
+                    progress.watch_ms,
+                    progress.unique_ms,
+                    progress.latest_ms,
+                    progress.latest_t,
+                    progress.furthest_ms,
+                    progress.resume_ms,
+                    progress.completed_t,
+                    progress.views,
+                    progress.events,
+                    progress.duration_ms,
+                    progress.version,
+                )
+    watching = np.zeros(len(state.movies), np.int64)
+    for movie in movie_totals(state, slugs, watching):
+        facts["movie", movie.slug] = (
+            movie.watch_ms,
+            movie.viewers,
+            movie.views,
+            movie.completions,
+            movie.events,
+            movie.first_t,
+            movie.last_t,
+            movie.duration_ms,
+            movie.title,
         )
-    for kind, names, totals in (
-        ("movie", state.movie_names, state.movies),
-        ("user", state.user_names, state.users),
-    ):
-        for code in range(len(totals)):
-            facts[kind, names[code]] = tuple(
-                int(totals[column][code])
-                for column in ("watch_ms", "pairs", "views", "completions", "events")
-            )
-    for code in range(len(state.movies)):
-        facts["retention", state.movie_names[code]] = retention(state, code)
-    for movie, hour, watch_ms in zip(*(state.hours[c] for c in state.hours.names), strict=True):
-        facts["hour", state.movie_names[int(movie)], int(hour) * HOUR_MS] = int(watch_ms)
+        code = state.movie_code(movie.slug)
+        assert code is not None
+        viewers, plays = state.runs.retention(code)
+        facts["retention", movie.slug] = (viewers.tolist(), plays.tolist())
+    hours = state.hours.totals()
+    for code, hour, watch_ms in zip(*hours.to_pydict().values(), strict=True):
+        facts["hour", state.movie_names[code], hour * HOUR_MS] = watch_ms
     return facts
 
 
-def facts_of_reference(reference: Reference) -> Facts:
+def _facts_of_user(state: State, user: str) -> Facts:
+    totals = user_totals(state, user)
+    if totals is None or not totals.movies:
+        return {}
+    pages, after = [], None
+    while pages == [] or after is not None:
+        page = history(state, user, 1, after)
+        assert page is not None
+        pages += [listed.slug for listed in page.movies]
+        after = page.next
+    going_on = continue_list(state, user, 100)
+    assert going_on is not None
+    return {
+        ("user", user): (
+            totals.watch_ms,
+            totals.movies,
+            totals.completed,
+            totals.events,
+            totals.last_t,
+        ),
+        ("history", user): pages,
+        ("continue", user): [listed.slug for listed in going_on],
+    }
+
+
+def facts_of_reference(reference: Reference, hours_kept_days: int = HOURS_KEPT_DAYS) -> Facts:
     facts: Facts = {}
     for (user, slug), pair in reference.pairs.items():
         by_position = reference.rules.credit == "position"
@@ -60,30 +98,48 @@ def facts_of_reference(reference: Reference) -> Facts:
             pair.completed_t,
             pair.views,
             pair.events,
-            pair.duration_ms,
+            reference.duration_ms(user, slug) or None,
+            pair.version,
         )
-        for kind, name, totals in (
-            ("movie", slug, reference.movie(slug)),
-            ("user", user, reference.user(user)),
-        ):
-            facts[kind, name] = (
-                totals.watch_ms,
-                totals.pairs,
-                totals.views,
-                totals.completions,
-                totals.events,
-            )
-        facts["retention", slug] = reference.retention(slug)
-    facts |= {("hour", slug, start): ms for (slug, start), ms in reference.hours.items()}
+    for user in {user for user, _ in reference.pairs}:
+        totals = reference.user(user)
+        facts["user", user] = (
+            totals.watch_ms,
+            totals.pairs,
+            totals.completions,
+            totals.events,
+            _last_t(pair for (u, _), pair in reference.pairs.items() if u == user),
+        )
+        facts["history", user] = reference.history(user)
+        facts["continue", user] = reference.continue_list(user)
+    for slug in {slug for _, slug in reference.pairs} | set(reference.catalogue):
+        facts |= _facts_of_movie(reference, slug)
+    hours = reference.hours(hours_kept_days)
+    facts |= {("hour", slug, hour * HOUR_MS): ms for (slug, hour), ms in hours.items()}
     return facts
 
 
-def retention(state: State, movie: int) -> tuple[list[int], list[int]]:
-    rows = [row for row, of in enumerate(state.pairs["movie"].tolist()) if of == movie]
-    runs = [(row, *run) for row in rows for run in _runs(state, row)]
-    viewers, plays = state.runs.retention(movie, runs)
-    return viewers.tolist(), plays.tolist()
+def _facts_of_movie(reference: Reference, slug: str) -> Facts:
+    totals = reference.movie(slug)
+    pairs = [pair for (_, s), pair in reference.pairs.items() if s == slug]
+    first_t = min((pair.first_t for pair in pairs if pair.first_t is not None), default=None)
+    duration_ms, title = reference.catalogue.get(slug, (0, None))
+    return {
+        ("movie", slug): (
+            totals.watch_ms,
+            totals.viewers,
+            totals.views,
+            totals.completions,
+            totals.events,
+            first_t,
+            _last_t(pairs),
+            duration_ms or None,
+            title,
+        ),
+        ("retention", slug): reference.retention(slug),
+    }
 
 
-def _runs(state: State, row: int) -> list[Interval]:
-    return state.streams.open_runs(row) if state.rules.credit == "position" else []
+def _last_t(pairs: Iterable[Pair]) -> int | None:
+    moments = [stream.last_t for pair in pairs for stream in pair.streams.values()]
+    return max(moments, default=None)

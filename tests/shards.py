@@ -27,7 +27,10 @@ class Clock:
 def settings_of(folder: Path, number: int = 0, **changes: Any) -> ShardSettings:
     defaults: dict[str, Any] = {
         "rules": Rules(),
+        "hours_kept_days": 35,
         "snapshot_events": 1_000_000,
+        "snapshot_interval_s": 3600.0,
+        "erase_delay_s": 3600.0,
         "segment_bytes": 1 << 20,
     }
     return ShardSettings(number, folder / f"shard-{number:04}", **(defaults | changes))

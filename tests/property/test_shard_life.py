@@ -105,7 +105,7 @@ class ShardLife(RuleBasedStateMachine):
 
     @rule()
     def snapshot(self) -> None:
-        self.run_async(self.shard._snapshot())
+        self.run_async(self.shard.checkpoint())
 
     @invariant()
     def everything_is_as_in_the_model(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from aggregator.errors import OverloadedError, ShardsUnavailableError
 from aggregator.event import Event, Part
 from aggregator.lane import Lane, QueueLimits
-from aggregator.messages import Applied, Refused, TopQuery, decode_events
+from aggregator.messages import Applied, Refused, TopQuery, decode_appended
 from aggregator.router import SLOTS, Router, shard_of
 from aggregator.shard import Shard
 from persistence.batch import Batch
@@ -27,7 +27,7 @@ class FakeShard:
         self.reply: Applied | Refused = Applied(NOW_MS)
 
     async def handle(self, frame: bytes) -> bytes:
-        self.frames.append(Batch.decode(decode_events(frame)[2]))
+        self.frames.append(Batch.decode(decode_appended(frame)[2]))
         await self.gate.wait()
         return msgspec.msgpack.encode(self.reply)
 

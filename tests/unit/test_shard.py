@@ -238,7 +238,7 @@ def test_a_snapshot_holds_what_it_says_while_the_log_runs_ahead(
             sending = asyncio.create_task(send(shard, 2, [Event("u", "m", 10.0)]))
             await asyncio.to_thread(on_disk.wait, 10)
             monkeypatch.setattr(shard._log, "next_sequence", 3)  # as after the fsync
-            await shard._snapshot()
+            await shard.checkpoint()
             monkeypatch.setattr(shard._log, "next_sequence", 2)
             go_on.set()
             assert isinstance(await sending, Applied)

@@ -48,9 +48,8 @@ def check(case: dict[str, Any], facts: Facts) -> None:
     """The facts hold all that the case expects, and no pair, movie, user or hour besides."""
     expect = case["expect"]
     for want in expect["progress"]:
-        watch, unique, latest, _, furthest, resume, completed_t, views, events, _ = facts[
-            "pair", want["user"], want["slug"]
-        ]
+        pair = facts["pair", want["user"], want["slug"]]
+        watch, unique, latest, _, furthest, resume, completed_t, views, events, _, _ = pair
         assert {
             "user": want["user"],
             "slug": want["slug"],
@@ -65,11 +64,10 @@ def check(case: dict[str, Any], facts: Facts) -> None:
         } == want
     for want in expect["movies"]:
         counted = (want[k] for k in ("watch_ms", "viewers", "views", "completions", "events"))
-        assert facts["movie", want["slug"]] == tuple(counted)
+        assert facts["movie", want["slug"]][:5] == tuple(counted)
     for want in expect["users"]:
-        watch, movies, _, completed, events = facts["user", want["user"]]
         counted = (want[k] for k in ("watch_ms", "movies", "completed", "events"))
-        assert (watch, movies, completed, events) == tuple(counted)
+        assert facts["user", want["user"]][:4] == tuple(counted)
     for want in expect["retention"]:
         assert facts["retention", want["slug"]] == (want["viewers"], want["plays"])
     for want in expect["hours"]:

@@ -1,0 +1,98 @@
+"""Carrying out commands.
+
+A command is decided when it is applied, in the order of the log, so a replay
+decides the same.
+"""
+
+from aggregator import erasure
+from aggregator.answers import progress_of
+from aggregator.commands import (
+    Command,
+    Describe,
+    Erase,
+    Hide,
+    MarkCompleted,
+    PairCommand,
+    SetPosition,
+    UnmarkCompleted,
+)
+from aggregator.messages import Done, Outcome
+from aggregator.state import State, intern
+from aggregator.table import NONE
+
+
+def carry_out(state: State, commands: list[Command], received_ms: int) -> Done:
+    """Applies the commands of a record, in order."""
+    return Done(received_ms, [apply(state, command, received_ms) for command in commands])
+
+
+def apply(state: State, command: Command, received_ms: int) -> Outcome:
+    """Carries out a command, unless its condition fails or there is nothing to apply it to."""
+    match command:
+        case Describe():
+            _describe(state, command)
+            return Outcome("done")
+        case Erase(user, slug):
+            erased = erasure.erase(state, user, slug)
+            return Outcome("done" if erased else "unknown")
+    row = state.pair_row(command.user, command.slug)
+    if isinstance(command, SetPosition) and not _is_met(state, row, command.if_versions):
+        return Outcome("conflict", None if row is None else progress_of(state, row))
+    if row is None:
+        if isinstance(command, Hide | UnmarkCompleted):
+            return Outcome("unknown")
+        row = _add_pair(state, command.user, command.slug)
+        _move(state, row, 0, received_ms)
+    _change(state, row, command, received_ms)
+    return Outcome("done", progress_of(state, row))
+
+
+def _is_met(state: State, row: int | None, if_versions: list[int] | None) -> bool:
+    if if_versions is None:
+        return True
+    return row is not None and (not if_versions or int(state.pairs["version"][row]) in if_versions)
+
+
+def _add_pair(state: State, user: str, slug: str) -> int:
+    users = intern(state.user_names, state.users, [user])
+    movies = intern(state.movie_names, state.movies, [slug])
+    for totals, code in ((state.users, users), (state.movies, movies)):
+        totals["pairs"][code] += 1
+    return int(state.add_pairs(users, movies)[0])
+
+
+def _change(state: State, row: int, command: PairCommand, received_ms: int) -> None:
+    pairs = state.pairs
+    was_complete = pairs["completed_t"][row] != NONE
+    match command:
+        case SetPosition():
+            _move(state, row, command.at_ms, received_ms)
+        case MarkCompleted():
+            if not was_complete:
+                pairs["completed_t"][row] = received_ms
+            pairs["begun_again"][row] = False
+        case UnmarkCompleted():
+            pairs["completed_t"][row] = NONE
+            pairs["begun_again"][row] = False
+        case Hide():
+            pairs["hidden"][row] = True
+    more_complete = int(pairs["completed_t"][row] != NONE) - int(was_complete)
+    for totals, of in ((state.users, "user"), (state.movies, "movie")):
+        totals["completions"][pairs[of][row]] += more_complete
+    pairs["version"][row] += 1
+    state.order += 1
+
+
+def _move(state: State, row: int, at_ms: int, received_ms: int) -> None:
+    state.pairs["latest_ms"][row] = at_ms
+    state.pairs["latest_t"][row] = received_ms
+    state.pairs["latest_order"][row] = state.order
+
+
+def _describe(state: State, command: Describe) -> None:
+    code = int(intern(state.movie_names, state.movies, [command.slug])[0])
+    state.movies["described"][code] = True
+    state.movies["duration_ms"][code] = command.duration_ms or 0
+    state.titles.pop(code, None)
+    if command.title is not None:
+        state.titles[code] = command.title

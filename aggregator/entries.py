@@ -1,0 +1,162 @@
+"""The records of a shard's log with what is in them, and the facts that they became."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from aggregator import commands
+from aggregator.commands import (
+    Command,
+    Describe,
+    Erase,
+    Hide,
+    MarkCompleted,
+    SetPosition,
+    UnmarkCompleted,
+)
+from persistence import log
+from persistence.batch import Batch, BatchError
+from persistence.errors import DamagedError
+from persistence.facts import SCHEMA, one_chunk
+from persistence.log import Record
+
+#: The indexes in each record, by its sequence, of what had no effect.
+Skipped = Mapping[int, Sequence[int]]
+
+#: Facts are made for so many events at a time.
+_CHUNK_EVENTS = 100_000
+
+_KINDS: dict[type[Command], str] = {
+    SetPosition: "position",
+    MarkCompleted: "completed",
+    UnmarkCompleted: "uncompleted",
+    Hide: "hidden",
+    Describe: "movie",
+}
+
+
+@dataclass(slots=True)
+class Entry:
+    """A record, decoded."""
+
+    record: Record
+    content: Batch | list[Command]
+
+
+def read(folder: Path, after_sequence: int, repair: bool = True) -> Iterator[Entry]:
+    """As `log.replay`; raises `DamagedError` also for records that cannot be decoded."""
+    for record in log.replay(folder, after_sequence, repair):
+        try:
+            yield Entry(record, decode(record.kind, record.payload))
+        except (BatchError, msgspec.MsgspecError, ValueError) as error:
+            raise DamagedError(folder, 0, f"record {record.sequence}: {error}") from error
+
+
+def decode(kind: int, payload: bytes | memoryview) -> Batch | list[Command]:
+    """Raises `BatchError`, `MsgspecError` or `ValueError`."""
+    if kind == log.EVENTS:
+        return Batch.decode(payload)
+    if kind == log.COMMANDS:
+        return commands.decode(payload)
+    raise ValueError(f"its kind is {kind}, which this playhead does not know")
+
+
+def facts_of(entries: Iterable[Entry], skipped: Skipped) -> pa.Table:
+    """The facts of `entries`, in order, without what is `skipped`; each column is one chunk."""
+    tables = [SCHEMA.empty_table()]
+    for chunk in _chunks(entries):
+        if isinstance(chunk[0].content, Batch):
+            tables.append(_facts_of_events(chunk, skipped))
+        else:
+            tables += [_facts_of_commands(entry, skipped) for entry in chunk]
+    return one_chunk(pa.concat_tables(tables))
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Neighbours of the same kind."""
+    chunk: list[Entry] = []
+    events = 0
+    for entry in entries:
+        is_events = isinstance(entry.content, Batch)
+        if chunk and (is_events != isinstance(chunk[0].content, Batch) or events >= _CHUNK_EVENTS):
+            yield chunk
+            chunk, events = [], 0
+        chunk.append(entry)
+        events += len(entry.content)
+    if chunk:
+        yield chunk
+
+
+def _facts_of_events(chunk: list[Entry], skipped: Skipped) -> pa.Table:
+    batches = [entry.content for entry in chunk if isinstance(entry.content, Batch)]
+    batch = Batch.concatenate(batches)
+    lengths = [len(one) for one in batches]
+    starts = np.cumsum([0, *lengths[:-1]])
+    counted = np.ones(len(batch), np.bool_)
+    for entry, start in zip(chunk, starts.tolist(), strict=True):
+        counted[start + np.array(skipped.get(entry.record.sequence, ()), np.int64)] = False
+    table = _table(
+        sequence=np.repeat([entry.record.sequence for entry in chunk], lengths),
+        index=np.arange(len(batch)) - np.repeat(starts, lengths),
+        received_ms=np.repeat([entry.record.received_ms for entry in chunk], lengths),
+        kind=_names(["event"], np.zeros(len(batch), np.int32)),
+        user=_names(batch.users, batch.user),
+        slug=_names(batch.slugs, batch.slug),
+        session=_names([name or None for name in batch.sessions], batch.session),
+        at_ms=batch.at_ms,
+        ts_ms=_given(batch.ts_ms, -1),
+        duration_ms=_given(batch.duration_ms, 0),
+    )
+    return table if counted.all() else table.filter(pa.array(counted))
+
+
+def _facts_of_commands(entry: Entry, skipped: Skipped) -> pa.Table:
+    assert not isinstance(entry.content, Batch)
+    without = set(skipped.get(entry.record.sequence, ()))
+    carried_out = [
+        (index, command)
+        for index, command in enumerate(entry.content)
+        if index not in without and not isinstance(command, Erase)
+    ]
+    rows = [
+        {
+            "sequence": entry.record.sequence,
+            "index": index,
+            "received_ms": entry.record.received_ms,
+            "kind": _KINDS[type(command)],
+            **{name: getattr(command, name, None) for name in _COMMAND_FIELDS},
+        }
+        for index, command in carried_out
+    ]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+_COMMAND_FIELDS = ("user", "slug", "at_ms", "duration_ms", "title")
+
+
+def _table(**columns: Any) -> pa.Table:
+    """A table of facts; columns not given are null."""
+    rows = len(columns["sequence"])
+    arrays = [
+        pa.nulls(rows, field.type)
+        if (column := columns.get(field.name)) is None
+        else column if isinstance(column, pa.Array) else pa.array(column, field.type)
+        for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _names(names: Sequence[str | None], codes: Any) -> pa.DictionaryArray:
+    """The name of each code, where names may repeat and None is null."""
+    distinct = pa.array(names, pa.string()).dictionary_encode()
+    indices = distinct.indices.take(pa.array(codes))
+    return pa.DictionaryArray.from_arrays(indices, distinct.dictionary)
+
+
+def _given(column: Any, absent: int) -> pa.Array | None:
+    return None if column is None else pa.array(column, mask=column == absent)

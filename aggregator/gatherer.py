@@ -1,0 +1,75 @@
+"""Many small requests, one exchange under way."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from aggregator.errors import NoAnswerError, OverloadedError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Answer]):
+    item: Item
+    answer: asyncio.Future[Answer]
+
+
+class Gatherer(Generic[Item, Answer]):
+    """Exchanges what has gathered while the exchange before it was under way.
+
+    Use from one event loop; `close` ends its task.
+    """
+
+    def __init__(
+        self,
+        exchange: Callable[[list[Item]], Awaitable[Sequence[Answer]]],
+        together_max: int,
+        waiting_max: int,
+    ) -> None:
+        """`exchange` gives an answer an item, in order, or raises `NoAnswerError`."""
+        self._exchange = exchange
+        self._together_max = together_max
+        self._waiting_max = waiting_max
+        self._waiting: deque[_Waiting[Item, Answer]] = deque()
+        self._came = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    async def ask(self, item: Item) -> Answer:
+        """The answer to `item`. Raises `NoAnswerError`."""
+        if len(self._waiting) >= self._waiting_max:
+            raise OverloadedError(f"{len(self._waiting)} requests wait for a shard")
+        waiting = _Waiting[Item, Answer](item, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._came.set()
+        return await waiting.answer
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._came.wait()
+            count = min(len(self._waiting), self._together_max)
+            taken = [self._waiting.popleft() for _ in range(count)]
+            if not self._waiting:
+                self._came.clear()
+            try:
+                answers = await self._exchange([waiting.item for waiting in taken])
+            except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
+                if isinstance(error, NoAnswerError):
+                    # What waits for a shard that is away has waited enough.
+                    taken += self._waiting
+                    self._waiting.clear()
+                    self._came.clear()
+                for waiting in taken:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(error)
+            else:
+                for waiting, answer in zip(taken, answers, strict=True):
+                    if not waiting.answer.done():
+                        waiting.answer.set_result(answer)

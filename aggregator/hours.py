@@ -57,13 +57,17 @@ class Hours:
 
     def of_movie(self, movie: int, first: int, end: int) -> Int64s:
         """Watch time of each hour from `first` to before `end`."""
-        watch_ms = np.zeros(max(end - first, 0), np.int64)
-        hours = np.arange(first, end)
-        for table, some in [(self._folded, hours[hours % DAY_HOURS == 0])] + [
-            (table, hours[hours // DAY_HOURS == day]) for day, table in self._days.items()
-        ]:
-            rows = table.find(movie << 32 | some)
-            watch_ms[some[rows != NONE] - first] = table["watch_ms"][rows[rows != NONE]]
+        watch_ms = np.zeros(end - first, np.int64)
+        day_starts = np.arange(
+            -(-first // DAY_HOURS) * DAY_HOURS, min(end, self.fold_before), DAY_HOURS
+        )
+        known = [(self._folded, day_starts)]
+        for day, table in self._days.items():
+            hours = np.arange(max(first, day * DAY_HOURS), min(end, (day + 1) * DAY_HOURS))
+            known.append((table, hours))
+        for table, hours in known:
+            rows = table.find(movie << 32 | hours)
+            watch_ms[hours[rows != NONE] - first] = table["watch_ms"][rows[rows != NONE]]
         return watch_ms
 
     def since(self, hour: int, movies: int) -> Int64s:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sanic import Sanic
 
-from api import documentation, events, operating, queries, watching
+from api import documentation, events, movies, operating, users, watching
 from api.problems import ProblemHandler
 from api.settings import Settings
 
@@ -29,7 +29,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         FALLBACK_ERROR_FORMAT="json",
     )
     app.ctx.settings = settings
-    for module in (events, queries, watching, operating):
+    for module in (events, movies, users, watching, operating):
         app.blueprint(module.blueprint)
     documentation.install(app)
     return app

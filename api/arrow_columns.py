@@ -27,9 +27,12 @@ _DIGITS_MAX = {4: 9, 8: 18, 16: 38, 32: 76}
 class Texts(NamedTuple):
     """A column of texts: those that there are, and which of them each event has."""
 
-    #: Of type string or large_string, valid where a code points. Most stand there once.
+    #: Of type string or large_string. Each is some event's, or null; most stand there once.
     texts: pa.Array
+    #: `NONE` where an event has none.
     codes: NDArray[np.int32]
+    #: Whether every event has one.
+    complete: bool
 
 
 class Numbers(NamedTuple):
@@ -37,6 +40,8 @@ class Numbers(NamedTuple):
 
     values: NDArray[np.float64]
     given: NDArray[np.bool_]
+    #: Whether every event has one.
+    complete: bool
 
 
 def holds_texts(column: pa.DataType) -> bool:
@@ -76,12 +81,15 @@ class _PlainTexts(TextsBuilder):
         self._chunks.append(_as_strings(chunk))
 
     def build(self) -> Texts:
-        texts = pa.concat_arrays(self._chunks)
+        texts = _concatenate(self._chunks)
+        complete = not texts.null_count
         if self._distinct:
             coded = texts.dictionary_encode()
-            return Texts(coded.dictionary, _codes(coded.indices))
+            return Texts(coded.dictionary, _codes(coded.indices), complete)
         codes = np.arange(len(texts), dtype=np.int32)
-        return Texts(texts, np.where(_given(texts), codes, np.int32(NONE)))
+        if not complete:
+            codes[~_given(texts)] = NONE
+        return Texts(texts, codes, complete)
 
 
 class _CodedTexts(TextsBuilder):
@@ -100,12 +108,18 @@ class _CodedTexts(TextsBuilder):
 
     def build(self) -> Texts:
         self._finish()
-        starts = np.cumsum([0, *(len(texts) for texts, _ in self._built[:-1])], dtype=np.int32)
+        if len(self._built) == 1:
+            return self._built[0]
+        starts = np.cumsum([0, *(len(built.texts) for built in self._built[:-1])], dtype=np.int32)
         codes = [
-            np.where(codes == NONE, codes, codes + start)
-            for (_, codes), start in zip(self._built, starts, strict=True)
+            np.where(built.codes == NONE, built.codes, built.codes + start)
+            for built, start in zip(self._built, starts, strict=True)
         ]
-        return Texts(pa.concat_arrays([t for t, _ in self._built]), np.concatenate(codes))
+        return Texts(
+            _concatenate([built.texts for built in self._built]),
+            np.concatenate(codes),
+            all(built.complete for built in self._built),
+        )
 
     def _finish(self) -> None:
         if self._dictionary is not None:
@@ -121,35 +135,37 @@ def texts_builder(column: pa.DataType, distinct: bool = True) -> TextsBuilder:
 
 def lengths_bytes(texts: pa.Array) -> NDArray[np.integer[Any]]:
     ends = _ends(texts)
-    return np.subtract(ends[1:], ends[:-1])
+    return np.diff(ends)
 
 
-def bytes_of(texts: pa.Array) -> NDArray[np.uint8]:
+def bytes_of(texts: pa.Array) -> memoryview:
     """The bytes of all texts, one after the other."""
     content = texts.buffers()[2]
-    if content is None:
-        return np.empty(0, np.uint8)
     ends = _ends(texts)
-    return np.frombuffer(content, np.uint8)[ends[0] : ends[-1]]
+    return memoryview(b"" if content is None else content)[ends[0] : ends[-1]]
 
 
 def numbers_of(chunks: list[pa.Array]) -> Numbers:
     """`chunks` are validated; a timestamp becomes Unix ms, halves to the even neighbour."""
     if types.is_dictionary(chunks[0].type):
         chunks = [chunk.dictionary_decode() for chunk in chunks]
-    column = pa.concat_arrays(chunks)
-    given = _given(column)
+    column = _concatenate(chunks)
+    given, complete = _given(column), not column.null_count
     if types.is_timestamp(column.type):
-        return Numbers(np.where(given, _unix_ms(column), 0).astype(np.float64), given)
+        return Numbers(np.where(given, _unix_ms(column), 0).astype(np.float64), given, complete)
     if types.is_decimal(column.type):
         column = column.cast(pa.string())  # the cast from there to a float is exact
     if column.type != pa.float64():
         column = column.cast(pa.float64(), safe=False)
-    return Numbers(_filled(column, 0.0), given)
+    return Numbers(_filled(column, 0.0), given, complete)
 
 
 def _plain(column: pa.DataType) -> pa.DataType:
     return column.value_type if types.is_dictionary(column) else column
+
+
+def _concatenate(arrays: list[pa.Array]) -> pa.Array:
+    return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
 
 
 def _as_strings(texts: pa.Array) -> pa.Array:
@@ -188,9 +204,13 @@ def _used(texts: pa.Array, codes: NDArray[np.int32]) -> Texts:
         codes = np.where((codes != NONE) & _given(texts)[codes], codes, np.int32(NONE))
     has_one = codes != NONE
     used, compacted = compact(codes[has_one], len(texts))
+    if len(used) < len(texts):
+        texts = texts.take(pa.array(used))
+    if len(compacted) == len(codes):
+        return Texts(texts, compacted, True)
     codes = np.full(len(codes), NONE, np.int32)
     codes[has_one] = compacted
-    return Texts(texts if len(used) == len(texts) else texts.take(pa.array(used)), codes)
+    return Texts(texts, codes, False)
 
 
 def _codes(indices: pa.Array) -> NDArray[np.int32]:

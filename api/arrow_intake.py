@@ -189,21 +189,21 @@ def _check(columns: _Columns, flaws: _Flaws) -> None:
             _check_range(rule.name, rule.type, columns.numbers[rule.name], flaws)
     for rule in _RULES:
         if rule.required:
-            flaws.add(rule.name, ~_given(columns, rule.name), "is missing")
+            _check_presence(rule.name, columns, flaws)
     for name in NAMES:
         _check_controls(name, columns.texts[name], flaws)
     for name, texts in columns.texts.items():
-        bytes_max = BYTES_MAX[name]
-        too_long = _of_events(texts, lengths_bytes(texts.texts) > bytes_max)
-        flaws.add(name, too_long, bytes_flaw(bytes_max))
+        too_long = _of_events(texts, lengths_bytes(texts.texts) > BYTES_MAX[name])
+        flaws.add(name, too_long, bytes_flaw(BYTES_MAX[name]))
     if "duration" in columns.numbers:
         _check_end(columns.numbers["at"], columns.numbers["duration"], flaws)
 
 
-def _given(columns: _Columns, name: str) -> _Mask:
-    if name in columns.texts:
-        return np.not_equal(columns.texts[name].codes, NONE)
-    return columns.numbers[name].given
+def _check_presence(name: str, columns: _Columns, flaws: _Flaws) -> None:
+    column = columns.texts[name] if name in columns.texts else columns.numbers[name]
+    if not column.complete:
+        missing = column.codes == NONE if isinstance(column, Texts) else ~column.given
+        flaws.add(name, missing, "is missing")
 
 
 def _of_events(texts: Texts, is_so: _Mask) -> _Mask:
@@ -226,10 +226,12 @@ def _check_length(name: str, rule: inspect.StrType, texts: Texts, flaws: _Flaws)
 
 
 def _check_range(name: str, rule: inspect.FloatType, numbers: Numbers, flaws: _Flaws) -> None:
-    values, given = numbers
+    values = numbers.values
     assert rule.ge is not None
     assert rule.le is not None
-    is_right = (values >= rule.ge) & (values <= rule.le) | ~given
+    is_right = (values >= rule.ge) & (values <= rule.le)
+    if not numbers.complete:
+        is_right |= ~numbers.given
     if is_right.all():
         return
     flaws.add(name, ~np.isfinite(values), "is not a finite number")
@@ -247,8 +249,10 @@ def _check_controls(name: str, texts: Texts, flaws: _Flaws) -> None:
 
 def _may_have_controls(texts: pa.Array) -> bool:
     """By the bytes of all texts; in UTF-8, C2 leads to U+0080 to U+009F and 32 others."""
-    content = bytes_of(texts)
-    return bool((content < 0x20).any() or (content == 0x7F).any() or (content == 0xC2).any())
+    content = bytes_of(texts).tobytes()
+    if b"\x7f" in content or b"\xc2" in content:
+        return True
+    return bool((np.frombuffer(content, np.uint8) < 0x20).any())
 
 
 def _check_end(at: Numbers, duration: Numbers, flaws: _Flaws) -> None:
@@ -285,6 +289,8 @@ def _batch(columns: _Columns, valid: _Which) -> Batch:
 
 def _table(texts: Texts, valid: _Which) -> tuple[list[str], NDArray[np.int32]]:
     """The texts that valid events have, and which each has; "" stands for none."""
+    if isinstance(valid, slice) and texts.complete:
+        return texts.texts.to_pylist(), texts.codes
     codes = texts.codes[valid]
     has_one = codes != NONE
     used, compacted = compact(codes[has_one], len(texts.texts))

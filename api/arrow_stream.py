@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from api.problems import bad_request, too_large
 
@@ -139,28 +138,29 @@ class _Bounds:
             raise ValueError("Bytes follow on the end of the stream")
 
     def _add(self, message: pa.ipc.Message) -> None:
-        metadata = memoryview(message.metadata)
-        if _EXPERIMENTAL_COMPRESSION in bytes(metadata):
+        if message.type not in ("record batch", "dictionary"):
+            return
+        metadata = message.metadata.to_pybytes()
+        if _EXPERIMENTAL_COMPRESSION in metadata:
             raise bad_request("Compression of this kind is not understood: send LZ4, ZSTD or none")
+        body = b"" if message.body is None else message.body
         header = _Table.root(metadata).table(_HEADER)
         if message.type == "record batch":
-            self._events += self._rows(header)
-            self._weigh(header, message.body)
-        elif message.type == "dictionary":
-            data = header.table(_DICTIONARY_DATA)
+            self._add_rows(header.number(_ROWS, "<q"))
+            self._weigh(header, memoryview(body))
+        else:
             self._add_dictionary(
                 header.number(_DICTIONARY_ID, "<q"),
                 bool(header.number(_IS_DELTA, "<B")),
-                self._weigh(data, message.body),
+                self._weigh(header.table(_DICTIONARY_DATA), memoryview(body)),
             )
-        if self._events > self._events_max:
-            raise too_large(f"The body has more than {self._events_max} events")
 
-    def _rows(self, batch: "_Table") -> int:
-        rows = batch.number(_ROWS, "<q")
+    def _add_rows(self, rows: int) -> None:
         if rows < 0:
             raise ValueError("A batch has less than no rows")
-        return rows
+        self._events += rows
+        if self._events > self._events_max:
+            raise too_large(f"The body has more than {self._events_max} events")
 
     def _add_dictionary(self, number: int, is_delta: bool, added_bytes: int) -> None:
         known_bytes = self._dictionary_bytes.get(number, 0) if is_delta else 0
@@ -170,38 +170,36 @@ class _Bounds:
         if self._copied_bytes > DICTIONARY_COPIES_MAX * self._bytes_max:
             raise too_large("Its dictionaries grow too often")
 
-    def _weigh(self, batch: "_Table", body: pa.Buffer | None) -> int:
+    def _weigh(self, batch: "_Table", body: memoryview) -> int:
         """The bytes of the batch in memory."""
-        held = memoryview(b"" if body is None else body)
-        buffers = batch.structs(_BUFFERS)
-        starts, lengths = buffers[buffers[:, 1] != 0].T
-        if (buffers < 0).any() or (starts > len(held) - lengths).any():
+        buffers = [(start, length) for start, length in batch.structs(_BUFFERS) if length]
+        if any(min(start, length, len(body) - start - length) < 0 for start, length in buffers):
             raise ValueError("A buffer lies outside its message")
-        if lengths.sum() > len(held):
+        if sum(length for _, length in buffers) > len(body):
             raise ValueError("Buffers lie on each other")
         if batch.offset(_COMPRESSION) is None:
-            return len(held)
-        sizes = [struct.unpack_from("<q", held, start)[0] for start in starts.tolist()]
+            return len(body)
+        sizes = [struct.unpack_from("<q", body, start)[0] for start, _ in buffers]
         if any(size < _NOT_INFLATED for size in sizes):
             raise ValueError("A buffer inflates to less than no bytes")
         inflated: int = sum(size for size in sizes if size != _NOT_INFLATED)
         self._inflated_bytes += inflated
         if self._inflated_bytes > self._bytes_max:
             raise too_large(f"The body inflates to more than {self._bytes_max} bytes")
-        return len(held) + inflated
+        return len(body) + inflated
 
 
 class _Table:
     """A table in a flatbuffer. Fields go by number; `struct.error` where one lies outside."""
 
-    def __init__(self, buffer: memoryview, start: int) -> None:
+    def __init__(self, buffer: bytes, start: int) -> None:
         self._buffer = buffer
         self._start = start
         self._fields = start - self._unpack("<i", start)
         self._fields_end = self._fields + self._unpack("<H", self._fields)
 
     @classmethod
-    def root(cls, buffer: memoryview) -> "_Table":
+    def root(cls, buffer: bytes) -> "_Table":
         return cls(buffer, struct.unpack_from("<I", buffer)[0])
 
     def offset(self, field: int) -> int | None:
@@ -217,13 +215,13 @@ class _Table:
     def table(self, field: int) -> "_Table":
         return _Table(self._buffer, self._follow(field))
 
-    def structs(self, field: int) -> NDArray[np.int64]:
-        """A vector of structs of two int64, a row each."""
+    def structs(self, field: int) -> Iterator[tuple[int, int]]:
+        """A vector of structs of two int64."""
         if self.offset(field) is None:
-            return np.empty((0, 2), np.int64)
+            return iter(())
         start = self._follow(field)
-        count = self._unpack("<I", start)
-        return np.frombuffer(self._buffer, "<i8", 2 * count, start + 4).reshape(-1, 2)
+        end = start + 4 + 16 * self._unpack("<I", start)
+        return struct.iter_unpack("<qq", self._buffer[start + 4 : end])
 
     def _follow(self, field: int) -> int:
         offset = self.offset(field)

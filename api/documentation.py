@@ -64,6 +64,8 @@ EVENTS_BODY = {
 _PROBLEMS = {
     400: "The request is wrong; `detail` and `errors` say where",
     404: "Never seen",
+    409: "Not with these settings",
+    412: "Another device was faster; besides the problem, the document is the progress",
     413: "Too large: send it in several requests",
     415: "This content type or encoding is not understood",
     503: "Overloaded, or shards are away: ask again after `Retry-After` seconds",
@@ -76,6 +78,7 @@ def operation(
     *,
     answer: type[msgspec.Struct] | None = None,
     text: str | None = None,
+    status: int = 200,
     body: dict[str, Any] | None = None,
     path: Mapping[str, str] | None = None,
     query: Mapping[str, tuple[Any, Any]] | None = None,
@@ -86,8 +89,9 @@ def operation(
     """Documents a handler.
 
     `answer` is the struct of a 200, or `text` the content type of one that is
-    not JSON. `path` and `cookies` give an example a parameter; `query` a type or
-    the choices, and the default or, for a required one, an example.
+    not JSON; a `status` of 204 has neither. `path` and `cookies` give an example a
+    parameter; `query` a type or the choices, and the default or, for a required
+    one, an example.
     """
     examples = {"path": path or {}, "cookie": cookies or {}}
     parameters: list[Any] = [
@@ -98,12 +102,12 @@ def operation(
     parameters += [Parameter(name, _query(*about)) for name, about in (query or {}).items()]
     # Without an example: a page that fills in the same key each time would make duplicates.
     parameters += [Parameter(name, openapi.String(), "header") for name in headers]
-    content = (
-        {text: {"schema": {"type": "string"}}}
-        if answer is None
-        else {"application/json": {"schema": reference(answer)}}
-    )
-    responses = [Response(content, 200, "Done")] + [
+    content: dict[str, Any] = {}
+    if answer is not None:
+        content = {"application/json": {"schema": reference(answer)}}
+    elif text is not None:
+        content = {text: {"schema": {"type": "string"}}}
+    responses = [Response(content, status, "Done")] + [
         Response({CONTENT_TYPE: {"schema": reference(Problem)}}, status, _PROBLEMS[status])
         for status in problems
     ]
@@ -131,7 +135,7 @@ def _query(kind: Any, default: Any) -> Schema:
     if kind is int:
         return openapi.Integer(default=default)
     if kind is str:
-        return _text(default)
+        return openapi.String() if default is None else _text(default)
     return openapi.String(enum=list(kind), default=default)
 
 

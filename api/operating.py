@@ -11,8 +11,7 @@ from aggregator.messages import ShardStats
 from api import documentation as doc
 from api.context import router
 from api.problems import unavailable
-from api.queries import answer
-from api.schema import ShardAnswer, StatsAnswer
+from api.schema import ShardAnswer, StatsAnswer, answer, seconds, time_of
 
 blueprint = Blueprint("operating")
 
@@ -77,16 +76,27 @@ async def stats(request: Request) -> HTTPResponse:
 
 def _summary(shards: list[ShardStats]) -> StatsAnswer:
     movies = np.unique(np.frombuffer(b"".join(shard.movie_hashes for shard in shards), np.uint64))
+    erasing = (shard.erasing_since_ms for shard in shards)
+    since = min((ms for ms in erasing if ms is not None), default=None)
     return StatsAnswer(
         users=sum(shard.users for shard in shards),
         movies=len(movies),
         pairs=sum(shard.pairs for shard in shards),
+        watching_now=sum(shard.watching_now for shard in shards),
+        watch_seconds=seconds(sum(shard.watch_ms for shard in shards)),
         events=sum(shard.events for shard in shards),
         events_per_second=sum(shard.events_per_second for shard in shards),
+        erasing=sum(shard.erasing for shard in shards),
+        erasing_since=None if since is None else time_of(since),
         shards=[_shard_answer(shard) for shard in shards],
     )
 
 
 def _shard_answer(shard: ShardStats) -> ShardAnswer:
-    fields: dict[str, Any] = msgspec.structs.asdict(shard)
+    since, snapshot_ms = shard.erasing_since_ms, shard.snapshot_ms
+    fields: dict[str, Any] = msgspec.structs.asdict(shard) | {
+        "watch_seconds": seconds(shard.watch_ms),
+        "snapshot_time": time_of(snapshot_ms) if snapshot_ms else None,
+        "erasing_since": None if since is None else time_of(since),
+    }
     return ShardAnswer(**{name: fields[name] for name in ShardAnswer.__struct_fields__})

@@ -56,13 +56,16 @@ class ProblemError(Exception):
         detail: str,
         errors: list[FieldError] | None = None,
         headers: Mapping[str, str] | None = None,
+        members: msgspec.Struct | None = None,
     ) -> None:
+        """`members` are further members of the problem document."""
         super().__init__(detail)
         self.status = status
         # Bytes of the client's that are no UTF-8 come as lone surrogates.
         self.detail = detail.encode(errors="replace").decode()
         self.errors = errors
         self.headers = dict(headers or {})
+        self.members = members
 
     def response(self) -> HTTPResponse:
         problem = Problem(
@@ -72,8 +75,9 @@ class ProblemError(Exception):
             self.detail,
             self.errors[:ERRORS_LISTED_MAX] if self.errors else None,
         )
+        members = msgspec.to_builtins(self.members) if self.members is not None else {}
         return raw(
-            msgspec.json.encode(problem),
+            msgspec.json.encode(msgspec.to_builtins(problem) | members),
             self.status.value,
             self.headers,
             CONTENT_TYPE,

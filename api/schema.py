@@ -1,15 +1,22 @@
 """The shapes of answers. Positions and amounts are seconds, exact to the millisecond."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import msgspec
+from sanic import HTTPResponse
+from sanic.response import raw
 
-from aggregator.messages import MovieTotals, Progress, UserTotals
+from aggregator.messages import Fact, MovieTotals, Progress, UserTotals
 from api.problems import FieldError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Seconds = int | float
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
 
 
 class EventsAnswer(msgspec.Struct, frozen=True):
@@ -53,9 +60,9 @@ class UserAnswer(msgspec.Struct, frozen=True):
     user: str
     watch_seconds: Seconds
     movies: int
-    completed: int
+    completed: int | None
     events: int
-    last_event: str
+    last_event: str | None
 
 
 class MovieAnswer(msgspec.Struct, frozen=True):
@@ -65,20 +72,69 @@ class MovieAnswer(msgspec.Struct, frozen=True):
     watch_seconds: Seconds
     viewers: int
     views: int
-    completions: int
+    completions: int | None
     events: int
     watching_now: int
     average_watch_seconds: Seconds
     duration: Seconds | None
     title: str | None
-    first_event: str
-    last_event: str
+    first_event: str | None
+    last_event: str | None
 
 
 class MoviesAnswer(msgspec.Struct, frozen=True):
     """Movies, highest first, ties by slug."""
 
     movies: list[MovieAnswer]
+
+
+class HistoryAnswer(msgspec.Struct, frozen=True):
+    """A page of a user's history, newest first; `next` is the cursor of the next one."""
+
+    movies: list[ProgressAnswer]
+    next: str | None
+
+
+class ListAnswer(msgspec.Struct, frozen=True):
+    """Movies of a user's, newest first."""
+
+    movies: list[ProgressAnswer]
+
+
+class RetentionAnswer(msgspec.Struct, frozen=True):
+    """By bucket, how many users saw a part of it, and how often it was played."""
+
+    slug: str
+    bucket_seconds: int
+    viewers: list[int] | None
+    plays: list[int] | None
+
+
+class PointAnswer(msgspec.Struct, frozen=True):
+    """An hour or a day."""
+
+    start: str
+    watch_seconds: Seconds
+
+
+class TimeseriesAnswer(msgspec.Struct, frozen=True):
+    """A movie's watch time by hour or day, without gaps."""
+
+    slug: str
+    step: str
+    points: list[PointAnswer]
+
+
+class FactAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event, or a change by hand, as it was received."""
+
+    type: str
+    received: str
+    slug: str
+    at: Seconds | None = None
+    time: str | None = None
+    session: str | None = None
+    duration: Seconds | None = None
 
 
 class ShardAnswer(msgspec.Struct, frozen=True):
@@ -88,6 +144,8 @@ class ShardAnswer(msgspec.Struct, frozen=True):
     users: int
     pairs: int
     streams: int
+    watching_now: int
+    watch_seconds: Seconds
     events: int
     events_per_second: float
     memory_bytes: int
@@ -98,17 +156,27 @@ class ShardAnswer(msgspec.Struct, frozen=True):
     log_bytes: int
     broken_tails: int
     snapshot_sequence: int
+    snapshot_time: str | None
+    stored_sequence: int
+    stored_events: int
+    stored_bytes: int
+    erasing: int
+    erasing_since: str | None
     writable: bool
 
 
 class StatsAnswer(msgspec.Struct, frozen=True):
-    """The whole server."""
+    """The whole server. `erasing` erases, the oldest of `erasing_since`, are still on disk."""
 
     users: int
     movies: int
     pairs: int
+    watching_now: int
+    watch_seconds: Seconds
     events: int
     events_per_second: float
+    erasing: int
+    erasing_since: str | None
     shards: list[ShardAnswer]
 
 
@@ -130,54 +198,89 @@ def time_of(unix_ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def progress_answer(progress: Progress) -> ProgressAnswer:
-    completed_t = progress.completed_t
+def progress_answer(user: str, slug: str, progress: Progress) -> ProgressAnswer:
+    # Without a resume point positions mean nothing, so nothing can be completed.
+    completed = None if progress.resume_ms is None else progress.completed_t is not None
     return ProgressAnswer(
-        user=progress.user,
-        slug=progress.slug,
+        user=user,
+        slug=slug,
         latest=Moment(seconds(progress.latest_ms), time_of(progress.latest_t)),
         furthest=seconds(progress.furthest_ms),
-        resume_at=_optional_seconds(progress.resume_ms),
+        resume_at=_optional(progress.resume_ms, seconds),
         watch_seconds=seconds(progress.watch_ms),
-        unique_seconds=_optional_seconds(progress.unique_ms),
-        # Without a resume point positions mean nothing, so nothing can be completed.
-        completed=None if progress.resume_ms is None else completed_t is not None,
-        completed_at=None if completed_t is None else time_of(completed_t),
+        unique_seconds=_optional(progress.unique_ms, seconds),
+        completed=completed,
+        completed_at=_optional(progress.completed_t, time_of),
         views=progress.views,
         events=progress.events,
-        duration=_optional_seconds(progress.duration_ms),
+        duration=_optional(progress.duration_ms, seconds),
         version=progress.version,
     )
 
 
-def user_answer(totals: UserTotals) -> UserAnswer:
+def user_answer(user: str, totals: UserTotals, by_position: bool) -> UserAnswer:
+    """Nothing is known of completion unless positions are: `by_position`."""
     return UserAnswer(
-        user=totals.user,
+        user=user,
         watch_seconds=seconds(totals.watch_ms),
         movies=totals.movies,
-        completed=totals.completed,
+        completed=totals.completed if by_position else None,
         events=totals.events,
-        last_event=time_of(totals.last_t),
+        last_event=_optional(totals.last_t, time_of),
     )
 
 
-def movie_answer(totals: MovieTotals, watch_ms: int | None = None) -> MovieAnswer:
+def movie_answer(
+    totals: MovieTotals, by_position: bool, watch_ms: int | None = None
+) -> MovieAnswer:
     """`watch_ms` replaces the watch time of all times by that of a window."""
     return MovieAnswer(
         slug=totals.slug,
         watch_seconds=seconds(totals.watch_ms if watch_ms is None else watch_ms),
         viewers=totals.viewers,
         views=totals.views,
-        completions=totals.completions,
+        completions=totals.completions if by_position else None,
         events=totals.events,
         watching_now=totals.watching_now,
-        average_watch_seconds=seconds(round(totals.watch_ms / totals.viewers)),
-        duration=None,
-        title=None,
-        first_event=time_of(totals.first_t),
-        last_event=time_of(totals.last_t),
+        average_watch_seconds=seconds(round(totals.watch_ms / max(totals.viewers, 1))),
+        duration=_optional(totals.duration_ms, seconds),
+        title=totals.title,
+        first_event=_optional(totals.first_t, time_of),
+        last_event=_optional(totals.last_t, time_of),
     )
 
 
-def _optional_seconds(ms: int | None) -> Seconds | None:
-    return None if ms is None else seconds(ms)
+def user_line(user: UserAnswer) -> bytes:
+    """A line of an export, as the next two."""
+    return _line({"type": "user"} | msgspec.to_builtins(user))
+
+
+def progress_line(progress: ProgressAnswer) -> bytes:
+    return _line({"type": "progress"} | msgspec.to_builtins(progress))
+
+
+def fact_line(fact: Fact) -> bytes:
+    return _line(
+        FactAnswer(
+            type=fact.kind,
+            received=time_of(fact.received_ms),
+            slug=fact.slug,
+            at=_optional(fact.at_ms, seconds),
+            time=_optional(fact.ts_ms, time_of),
+            session=fact.session,
+            duration=_optional(fact.duration_ms, seconds),
+        )
+    )
+
+
+def answer(value: msgspec.Struct, headers: dict[str, str] | None = None) -> HTTPResponse:
+    """A 200 with `value` as JSON."""
+    return raw(_encode(value), headers=headers, content_type="application/json")
+
+
+def _line(value: Any) -> bytes:
+    return _encode(value) + b"\n"
+
+
+def _optional(value: int | None, show: Callable[[int], T]) -> T | None:
+    return None if value is None else show(value)

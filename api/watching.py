@@ -11,8 +11,7 @@ from api import documentation as doc
 from api.context import router
 from api.intake import checked
 from api.problems import bad_request, not_found
-from api.queries import answer
-from api.schema import PositionAnswer, seconds
+from api.schema import PositionAnswer, answer, seconds
 
 blueprint = Blueprint("watching")
 

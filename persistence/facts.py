@@ -5,26 +5,14 @@ session, and within these by arrival. So names are long runs, positions and time
 mostly rise, a user's facts lie together, and the statistics of the row groups
 tell where. The order of arrival comes back by sorting by (sequence, index).
 
-Any tool reads these files. Only this is special about them (little-endian):
-
-    row groups                        as ever, also with a checksum in each page
-    CRC-32 of each row group u32      the first one from the start of the file on
-    CRC-32 of the footer u32          the four bytes before the footer, in all formats
-    footer | its bytes u32 | "PAR1"   as ever
-
-Parquet has checksums for the content of pages alone. A flipped bit elsewhere can
-hide rows, change them, or abort the process that reads them: so bytes are checked
-before they are parsed. The footer's metadata say `playhead.format`, `.shard`,
-`.first` and `.last`.
+Any tool reads these files. Besides the checksums of pages they have those of
+`seal.py`; their metadata say `playhead.format`, `.shard`, `.first` and `.last`.
 """
 
-import struct
-import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from persistence.errors import DamagedError, NewerFormatError
+from persistence.seal import Seal, sealed
 
 FORMAT = 1
 
@@ -79,10 +68,6 @@ WRITING: dict[str, Any] = {
     "store_schema": False,
 }
 
-_MAGIC = b"PAR1"
-_TAIL = struct.Struct("<I4s")  # the footer's bytes, magic
-_CHECKSUM = struct.Struct("<I")
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -108,7 +93,7 @@ def encode(facts: pa.Table, origin: Origin) -> pa.Buffer:
         for start in range(0, len(facts), GROUP_ROWS):
             group = facts.take(pa.array(order[start : start + GROUP_ROWS]))
             writer.write_table(_tidy(group), GROUP_ROWS)
-    return _with_checksums(sink.getvalue())
+    return sealed(sink.getvalue())
 
 
 def in_order(facts: pa.Table) -> pa.Table:
@@ -122,21 +107,19 @@ class FactFile:
 
     def __init__(self, path: Path, source: pa.NativeFile, origin: Origin) -> None:
         self._path = path
-        self._source = source
         with _named(path):
-            footer = _check_footer(path, source)
+            self._seal = Seal(path, source)
+            self._metadata = self._seal.metadata
+            _check_metadata(path, self._metadata, origin)
             self._parquet = pq.ParquetFile(
                 source,
+                metadata=self._metadata,
                 read_dictionary=[*NAMES],
                 pre_buffer=False,  # it is for files far away
                 page_checksum_verification=True,
             )
-            _check_metadata(path, self._parquet, origin)
-            starts = _starts(self._parquet.metadata)
-            table = footer - (len(starts) + 1) * _CHECKSUM.size
-            self._bounds = [*starts, table]
-            self._checksums = _read_at(source, table, len(starts) * _CHECKSUM.size)
-        self._checked = set[int]()
+        if not self._parquet.schema_arrow.equals(SCHEMA):
+            raise DamagedError(path, 0, "its columns are not those of facts")
 
     @classmethod
     @contextmanager
@@ -149,24 +132,24 @@ class FactFile:
 
     @property
     def rows(self) -> int:
-        return int(self._parquet.metadata.num_rows)
+        return int(self._metadata.num_rows)
 
     def read(
         self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
     ) -> pa.Table:
         """All columns and row groups or some, in the order of the file; a column is one chunk."""
         if groups is None:
-            groups = range(self._parquet.num_row_groups)
+            groups = range(self._metadata.num_row_groups)
         with _named(self._path):
             for group in groups:
-                self._check(group)
+                self._seal.check(group)
             facts = self._parquet.read_row_groups(list(groups), columns and list(columns))
         return one_chunk(facts.replace_schema_metadata())
 
     def groups_with(self, users: Sequence[str]) -> list[int]:
         """The row groups in which any of `users` may be, who are in the order of str."""
         return [
-            group for group in range(self._parquet.num_row_groups) if self._may_hold(group, users)
+            group for group in range(self._metadata.num_row_groups) if self._may_hold(group, users)
         ]
 
     def of_user(self, user: str, slug: str | None = None) -> pa.Table:
@@ -182,17 +165,8 @@ class FactFile:
             tables.append(facts.filter(pa.array(wanted)))
         return in_order(one_chunk(pa.concat_tables(tables)))
 
-    def _check(self, group: int) -> None:
-        if group in self._checked:
-            return
-        start, end = self._bounds[group : group + 2]
-        (checksum,) = _CHECKSUM.unpack_from(self._checksums, group * _CHECKSUM.size)
-        if zlib.crc32(_read_at(self._source, start, end - start)) != checksum:
-            raise DamagedError(self._path, start, "the checksum of a row group does not match")
-        self._checked.add(group)
-
     def _may_hold(self, group: int, users: Sequence[str]) -> bool:
-        chunk = self._parquet.metadata.row_group(group).column(SCHEMA.get_field_index("user"))
+        chunk = self._metadata.row_group(group).column(SCHEMA.get_field_index("user"))
         found = chunk.statistics
         if not found.has_min_max:
             return bool(found.null_count < chunk.num_values)
@@ -250,56 +224,14 @@ def _tidy_names(facts: pa.Table, column: str) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(tidy, names.take(order))
 
 
-def _with_checksums(content: pa.Buffer) -> pa.Buffer:
-    """Puts them before the footer. Offsets within Parquet count from the start."""
-    footer_bytes, _ = _TAIL.unpack(content[-_TAIL.size :])
-    end = content.size - _TAIL.size - footer_bytes
-    bounds = [*_starts(pq.read_metadata(pa.BufferReader(content))), end]
-    parts = [content.slice(start, after - start) for start, after in pairwise(bounds)]
-    parts.append(content.slice(end, footer_bytes))
-    checksums = [_CHECKSUM.pack(zlib.crc32(part)) for part in parts]
-    return pa.py_buffer(b"".join((content.slice(0, end), *checksums, content.slice(end))))
-
-
-def _starts(metadata: pq.FileMetaData) -> list[int]:
-    """Where the row groups begin; what is before the first one counts as part of it."""
-    firsts = [metadata.row_group(group).column(0) for group in range(metadata.num_row_groups)]
-    assert not any(chunk.has_dictionary_page for chunk in firsts)
-    return [0, *(chunk.data_page_offset for chunk in firsts[1:])]
-
-
-def _check_footer(path: Path, source: pa.NativeFile) -> int:
-    """Returns where the footer begins."""
-    end = source.size() - _TAIL.size
-    footer_bytes, magic = _TAIL.unpack(_read_at(source, end, _TAIL.size))
-    if magic != _MAGIC:
-        raise DamagedError(path, end, "it does not end as a Parquet file does")
-    start = end - footer_bytes
-    (checksum,) = _CHECKSUM.unpack(_read_at(source, start - _CHECKSUM.size, _CHECKSUM.size))
-    if zlib.crc32(_read_at(source, start, footer_bytes)) != checksum:
-        raise DamagedError(path, start, "the checksum of its footer does not match")
-    return int(start)
-
-
-def _read_at(source: pa.NativeFile, offset: int, count: int) -> bytes:
-    """So many bytes, or OSError."""
-    if offset < 0 or offset + count > source.size():
-        raise OSError("it is cut short")
-    source.seek(offset)
-    content: bytes = source.read(count)
-    return content
-
-
-def _check_metadata(path: Path, parquet: pq.ParquetFile, origin: Origin) -> None:
-    found = parquet.metadata.metadata or {}
+def _check_metadata(path: Path, metadata: pq.FileMetaData, origin: Origin) -> None:
+    found = metadata.metadata or {}
     version = int(found.get(b"playhead.format", 0))
     if version > FORMAT:
         raise NewerFormatError(path, version, FORMAT)
     for name, value in origin.metadata().items():
         if found.get(name.encode()) != value.encode():
             raise DamagedError(path, 0, f"its metadata do not say {name} = {value}")
-    if not parquet.schema_arrow.equals(SCHEMA):
-        raise DamagedError(path, 0, "its columns are not those of stored facts")
 
 
 @contextmanager

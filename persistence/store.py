@@ -68,13 +68,13 @@ class Store:
 
         Raises `DamagedError` where a file is missing, or two have the same records.
         """
-        newest = max(self.files(), key=lambda file: file.last, default=None)
-        if newest is None:
+        files = self.files()
+        if not files:
             return 0
-        # The writer before may have ended between a rename and its sync.
-        sync_folder(newest.path.parent)
+        # A writer before this one may have ended between a rename and its sync.
+        sync_folder(files[-1].path.parent)
         sync_folder(self.folder)
-        return newest.last
+        return files[-1].last
 
     def archive(self, facts: pa.Table, first: int, last: int) -> None:
         """Stores `facts`: all those of the records `first` to `last`, in order of arrival.
@@ -159,11 +159,8 @@ class Store:
         files = sorted((_stored(path) for path in paths), key=lambda file: file.first)
         expected = 1
         for file in files:
-            if file.first > expected:
-                what = f"the records {expected} to {file.first - 1} before it are missing"
-                raise DamagedError(file.path, 0, what)
-            if file.first < expected or file.last < file.first:
-                what = f"it covers records of which {expected - 1} was the last before it"
+            if file.first != expected or file.last < file.first:
+                what = f"its name says {file.first} to {file.last}, and {expected} comes next"
                 raise DamagedError(file.path, 0, what)
             expected = file.last + 1
         return files

@@ -156,9 +156,9 @@ class _Flaws:
         self._flaw = np.full(events, NONE, np.int16)
         self._found: list[tuple[str, Callable[[int], str]]] = []
 
-    def add(self, field: str, events: _Mask, message: str | Callable[[int], str]) -> None:
-        """`message` may depend on the event's index."""
-        if events.any():
+    def add(self, field: str, events: _Mask | None, message: str | Callable[[int], str]) -> None:
+        """To these events, or none; `message` may depend on the event's index."""
+        if events is not None and events.any():
             self._flaw[events & (self._flaw == NONE)] = len(self._found)
             self._found.append((field, message if callable(message) else lambda _: message))
 
@@ -192,9 +192,10 @@ def _check(columns: _Columns, flaws: _Flaws) -> None:
             _check_presence(rule.name, columns, flaws)
     for name in NAMES:
         _check_controls(name, columns.texts[name], flaws)
-    for name, texts in columns.texts.items():
-        too_long = _of_events(texts, lengths_bytes(texts.texts) > BYTES_MAX[name])
-        flaws.add(name, too_long, bytes_flaw(BYTES_MAX[name]))
+    for name, bytes_max in BYTES_MAX.items():
+        if texts := columns.texts.get(name):
+            too_long = _of_events(texts, lengths_bytes(texts.texts) > bytes_max)
+            flaws.add(name, too_long, bytes_flaw(bytes_max))
     if "duration" in columns.numbers:
         _check_end(columns.numbers["at"], columns.numbers["duration"], flaws)
 
@@ -206,10 +207,10 @@ def _check_presence(name: str, columns: _Columns, flaws: _Flaws) -> None:
         flaws.add(name, missing, "is missing")
 
 
-def _of_events(texts: Texts, is_so: _Mask) -> _Mask:
-    """For each event whether its text is so; one without a text is not."""
+def _of_events(texts: Texts, is_so: _Mask) -> _Mask | None:
+    """Which events have a text that is so; None when no text is."""
     if not is_so.any():
-        return np.zeros(len(texts.codes), np.bool_)
+        return None
     return np.not_equal(texts.codes, NONE) & is_so[texts.codes]
 
 

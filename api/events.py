@@ -27,7 +27,7 @@ from api.settings import Settings
 blueprint = Blueprint("events")
 
 #: Larger bodies are parsed beside the event loop, which others wait for.
-PARSED_AT_ONCE_BYTES_MAX = 1 << 20
+PARSED_AT_ONCE_BYTES_MAX = 1 << 18
 
 _FORM = "application/x-www-form-urlencoded"
 

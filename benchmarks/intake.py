@@ -50,7 +50,7 @@ def intake(
     for optional in (False, True):
         title = "user, slug, at, session, id, ts, duration" if optional else "user, slug, at"
         table = Table(title=f"{title}: events/s (median)", title_justify="left")
-        for heading in ("events a request", "format", "bytes an event", "events/s", "× JSON"):
+        for heading in ("events a request", "format", "bytes an event", "events/s", "to JSON"):
             table.add_column(heading, justify="left" if heading == "format" else "right")
         for count in events or [1_000, 10_000, 100_000]:
             _add_rows(table, count, optional, rounds)

@@ -11,12 +11,27 @@ from typing import Any
 
 import msgspec
 
-from persistence.errors import DamagedError, NewerFormatError, SettingsMismatchError
+from persistence.errors import (
+    DamagedError,
+    NewerFormatError,
+    PersistenceError,
+    SettingsMismatchError,
+)
 from persistence.files import FolderLock, make_folder, replace_file
 
 FORMAT = 1
 
 _MANIFEST = "MANIFEST.json"
+
+
+class NoDataError(PersistenceError):
+    """There is no data directory where one was expected."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} holds no data of playhead's (there is no {_MANIFEST} in it): "
+            "name the folder that the server was started with as --data-dir"
+        )
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -60,10 +75,26 @@ class DataDirectory:
         return cls(path, lock, manifest)
 
     def shard_folder(self, shard: int) -> Path:
-        return self.path / f"shard-{shard:04}"
+        return shard_folder(self.path, shard)
 
     def close(self) -> None:
         self._lock.release()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Of a data directory that is only read: it is neither locked nor made.
+
+    Raises `NoDataError`, `DamagedError`, `NewerFormatError`.
+    """
+    manifest = _load(path)
+    if manifest is None:
+        raise NoDataError(path)
+    return manifest
+
+
+def shard_folder(path: Path, shard: int) -> Path:
+    """Where a shard keeps its log and snapshots."""
+    return path / f"shard-{shard:04}"
 
 
 def _load(path: Path) -> Manifest | None:

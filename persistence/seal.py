@@ -56,9 +56,8 @@ class Seal:
         if group in self._whole:
             return
         start, end = self._bounds[group : group + 2]
-        if zlib.crc32(self._read(start, end)) != self._checksum(
-            self._checksums + group * _CHECKSUM.size
-        ):
+        checksum = self._checksum(self._checksums + group * _CHECKSUM.size)
+        if zlib.crc32(self._read(start, end)) != checksum:
             raise DamagedError(self._path, start, "the checksum of a row group does not match")
         self._whole.add(group)
 

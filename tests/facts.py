@@ -1,4 +1,4 @@
-"""Facts as a test writes them, what the reference makes of them, and random ones."""
+"""Facts as a test writes them, and what the reference makes of them."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -7,26 +7,12 @@ from typing import Any
 import pyarrow as pa
 
 from aggregator.reference import Reference
+from persistence import facts
 
 START_MS = 1_700_000_000_000
 
 #: Stored facts, and the shard of each.
-SCHEMA = pa.schema(
-    {
-        "shard": pa.int32(),
-        "sequence": pa.int64(),
-        "index": pa.int32(),
-        "received_ms": pa.int64(),
-        "kind": pa.dictionary(pa.int32(), pa.string()),
-        "user": pa.string(),
-        "slug": pa.string(),
-        "session": pa.string(),
-        "at_ms": pa.int64(),
-        "ts_ms": pa.int64(),
-        "duration_ms": pa.int64(),
-        "title": pa.string(),
-    }
-)
+SCHEMA = facts.SCHEMA.insert(0, pa.field("shard", pa.int32()))
 
 _INTEGERS = {
     "progress": "watch_ms unique_ms latest_ms latest_t furthest_ms resume_ms completed_t"
@@ -52,7 +38,7 @@ _OTHERS: dict[str, dict[str, pa.DataType]] = {
 
 @dataclass(frozen=True)
 class Fact:
-    """A row of the schema, and what an erase takes away: it is applied and then not stored."""
+    """A row of the schema."""
 
     received_ms: int
     kind: str
@@ -72,8 +58,8 @@ class Fact:
         return self.received_ms if self.ts_ms is None else min(self.ts_ms, self.received_ms)
 
 
-def table(facts: Iterable[Fact]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(fact) for fact in facts], schema=SCHEMA)
+def table(rows: Iterable[Fact]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
 
 
 def apply(reference: Reference, fact: Fact) -> None:
@@ -100,15 +86,15 @@ def apply(reference: Reference, fact: Fact) -> None:
         reference.describe(fact.slug, fact.duration_ms or 0, fact.title)
 
 
-def totals_of(reference: Reference, facts: list[Fact], fold_before: int) -> dict[str, pa.Table]:
-    """The tables of totals by the reference; `facts` are those that it still knows of."""
+def totals_of(reference: Reference, stored: list[Fact], fold_before: int) -> dict[str, pa.Table]:
+    """The tables of totals by the reference; `stored` are those that it still knows of."""
     rows: dict[str, list[dict[str, Any]]] = {
         "progress": [_progress(reference, *key) for key in reference.pairs],
         "movies": [
-            _movie(reference, slug, facts)
+            _movie(reference, slug, stored)
             for slug in {slug for _, slug in reference.pairs} | set(reference.catalogue)
         ],
-        "users": [_user(reference, user, facts) for user in {user for user, _ in reference.pairs}],
+        "users": [_user(reference, user, stored) for user in {user for user, _ in reference.pairs}],
         "retention": _retention(reference),
         "hours": _hours(reference, fold_before),
     }
@@ -145,10 +131,10 @@ def _progress(reference: Reference, user: str, slug: str) -> dict[str, Any]:
     }
 
 
-def _movie(reference: Reference, slug: str, facts: list[Fact]) -> dict[str, Any]:
+def _movie(reference: Reference, slug: str, stored: list[Fact]) -> dict[str, Any]:
     sums = reference.movie(slug)
     duration_ms, title = reference.catalogue.get(slug, (0, None))
-    times = [fact.t for fact in facts if fact.kind == "event" and fact.slug == slug]
+    times = [fact.t for fact in stored if fact.kind == "event" and fact.slug == slug]
     return {
         "slug": slug,
         "watch_ms": sums.watch_ms,
@@ -163,7 +149,7 @@ def _movie(reference: Reference, slug: str, facts: list[Fact]) -> dict[str, Any]
     }
 
 
-def _user(reference: Reference, user: str, facts: list[Fact]) -> dict[str, Any]:
+def _user(reference: Reference, user: str, stored: list[Fact]) -> dict[str, Any]:
     sums = reference.user(user)
     return {
         "user": user,
@@ -171,7 +157,7 @@ def _user(reference: Reference, user: str, facts: list[Fact]) -> dict[str, Any]:
         "movies": sums.pairs,
         "completed": sums.completions,
         "events": sums.events,
-        "last_t": max((f.t for f in facts if f.kind == "event" and f.user == user), default=None),
+        "last_t": max((f.t for f in stored if f.kind == "event" and f.user == user), default=None),
     }
 
 

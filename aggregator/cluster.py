@@ -6,7 +6,6 @@ with it. Its HTTP workers join by address and find the actors by name.
 
 import contextlib
 import logging
-import os
 import shutil
 import socket
 import tempfile
@@ -18,6 +17,7 @@ import msgspec
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from aggregator import sockets
 from aggregator.actor import Description, ShardActor
 from aggregator.link import node_id
 from aggregator.shard import ShardSettings
@@ -121,13 +121,11 @@ def _make_runtime_folder(namespace: str) -> tuple[Path, FolderLock]:
 
     What a killed server left behind goes: a folder whose lock no one holds.
     """
-    prefix = f"{namespace[:14]}-"  # short, as a socket's path may have 107 bytes
-    for leftover in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        if leftover.stat().st_uid == os.getuid():
-            with contextlib.suppress(LockedError):
-                FolderLock(leftover).release()
-                shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    for leftover in sockets.folders(namespace):
+        with contextlib.suppress(LockedError):
+            FolderLock(leftover).release()
+            shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=sockets.folder_prefix(namespace)))
     return folder, FolderLock(folder)
 
 

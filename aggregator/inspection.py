@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from aggregator import entries
-from aggregator.checkpoint import Erasing, Folders, erasure_of, facts_between
+from aggregator.checkpoint import Erasing, Folders, facts_between
 from aggregator.entries import Entry
 from aggregator.recovery import Recovered, load, replay
 from aggregator.rules import DAY_HOURS, Rules
@@ -26,6 +26,7 @@ from persistence import log, snapshot
 from persistence.directory import Manifest, read_manifest, shard_folder
 from persistence.errors import DamagedError
 from persistence.facts import SCHEMA
+from persistence.snapshot import Snapshot
 from persistence.store import StoredFile
 
 #: How often a shard is read again when its files go meanwhile. Checkpoints take seconds.
@@ -93,22 +94,16 @@ class Inspection:
         return pa.concat_tables(parts)
 
     def create_facts(self, connection: duckdb.DuckDBPyConnection, name: str = "facts") -> None:
-        """Makes a view of all facts: `shard`, and the columns of stored ones.
+        """Makes a temporary view of all facts: `shard`, and the columns of stored ones.
 
-        Stored files are read when the view is. Names are VARCHAR.
+        Stored files are read when the view is, and not checked. Names are VARCHAR.
         """
-        connection.register(f"{name}_tail", self.tail())
-        connection.register(f"{name}_erased", self.erased())
-        stored = "".join(f"UNION ALL ({_select_stored(s)})" for s in self.shards if s.stored)
-        connection.execute(f"""
-            CREATE TEMP VIEW {name} AS
-            FROM (FROM {name}_tail {stored}) AS f
-            WHERE NOT EXISTS (
-                FROM {name}_erased AS e
-                WHERE e.shard = f.shard AND e."user" = f."user"
-                AND (e.slug IS NULL OR e.slug = f.slug) AND f.sequence <= e.sequence
-            )
-        """)
+        tail, erased = f"{name}_tail", f"{name}_erased"
+        connection.register(tail, self.tail())
+        connection.register(erased, self.erased())
+        parts = [f"FROM {tail} SELECT shard, {_columns()}"]
+        parts += [_select_stored(shard, erased) for shard in self.shards if shard.stored]
+        connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL '.join(parts)}")
 
 
 def inspect(path: Path, up_to: Mapping[int, int] | None = None) -> Inspection:
@@ -128,3 +123,173 @@ def read_shard(path: Path, shard: int, rules: Rules, up_to: int | None = None) -
     """What a shard of the data directory `path` holds; raises `PersistenceError`."""
     folders = Folders.of(shard_folder(path, shard), shard)
     return patiently(folders, lambda: _read_shard(folders, shard, rules, up_to))
+
+
+def _read_shard(folders: Folders, shard: int, rules: Rules, up_to: int | None) -> ShardContent:
+    newest = newest_snapshot(folders, up_to)
+    recovered = replayed(folders, newest, rules, up_to)
+    last = recovered.next_sequence - 1
+    stored = [file for file in folders.store.files() if file.first <= last]
+    return ShardContent(
+        number=shard,
+        last=last,
+        snapshot_sequence=recovered.snapshot_sequence,
+        tables=tables_of(recovered.state),
+        fold_before=recovered.state.hours.fold_before,
+        stored=stored,
+        tail=tail_after(folders, stored[-1].last if stored else 0, recovered),
+        erasing=recovered.erasing,
+    )
+
+
+def newest_snapshot(folders: Folders, up_to: int | None = None) -> Snapshot | None:
+    """The newest whole snapshot, or None without any; raises `DamagedError` if it is too new."""
+    newest, damage = snapshot.load_newest(folders.snapshots)
+    if newest is None and damage and not log.segments(folders.log):
+        raise damage[0]
+    if newest is not None and up_to is not None and newest.sequence > up_to:
+        what = f"it is newer than record {up_to}, up to which was to be read"
+        raise DamagedError(folders.snapshots / f"{newest.sequence:019}", 0, what)
+    return newest
+
+
+def replayed(
+    folders: Folders, start: Snapshot | None, rules: Rules, up_to: int | None = None
+) -> Recovered:
+    """What a snapshot and the log after it add up to; exactly up to a record, if it is there."""
+    recovered = load(State(rules, _NEVER_FOLD_DAYS), start)
+    found = entries.read(folders.log, recovered.snapshot_sequence, repair=False)
+    for _ in replay(recovered, _up_to(found, up_to)):
+        pass
+    return recovered
+
+
+def tail_after(folders: Folders, stored: int, recovered: Recovered) -> pa.Table:
+    """The facts after the record `stored` that `recovered` has replayed, less those erased.
+
+    A checkpoint stores facts before it makes a snapshot, so what was counted and what
+    was a duplicate is known of all records that are not stored. Raises `DamagedError`
+    if it is not, because stored files are missing.
+    """
+    last = recovered.next_sequence - 1
+    if stored < recovered.snapshot_sequence:
+        what = f"files end with record {stored}, the snapshot has {recovered.snapshot_sequence}"
+        raise DamagedError(folders.store.folder, 0, what)
+    if stored >= last:
+        return SCHEMA.empty_table()
+    return facts_between(folders, stored + 1, last, recovered.skipped, recovered.erasing)
+
+
+def patiently(folders: Folders, read: Callable[[], T]) -> T:
+    """What `read` returns. It is called again if it fails and files of the shard came or went."""
+    for attempt in range(1, ATTEMPTS + 1):
+        before = _file_names(folders)
+        try:
+            return read()
+        except (FileNotFoundError, DamagedError):
+            if attempt == ATTEMPTS or _file_names(folders) == before:
+                raise
+        time.sleep(PAUSE_S)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _file_names(folders: Folders) -> set[Path]:
+    store = folders.store
+    stored = store.folder.glob(f"*/shard-{store.shard:04}-*.parquet")
+    return {*stored, *folders.snapshots.glob("*"), *log.segments(folders.log)}
+
+
+def _up_to(found: Iterator[Entry], last: int | None) -> Iterator[Entry]:
+    return takewhile(lambda entry: last is None or entry.record.sequence <= last, found)
+
+
+# Joining
+
+
+def joined(parts: Sequence[Tables], fold_before: int) -> dict[str, pa.Table]:
+    """The tables of several shards as one; a user is in one of them, a movie may be in all."""
+    tables = {name: pa.concat_tables([part[name] for part in parts]) for name in parts[0]}
+    tables["hours"] = folded(tables["hours"], fold_before)
+    if len(parts) > 1:
+        tables |= {
+            name: _summed(tables[name], keys, functions)
+            for name, (keys, functions) in _SUMS.items()
+        }
+    return tables
+
+
+def folded(hours: pa.Table, fold_before: int) -> pa.Table:
+    """Hours before the hour `fold_before` in the first of their day; no key is there twice."""
+    hour = hours["hour"].to_numpy()
+    kept = np.where(hour < fold_before, hour // DAY_HOURS * DAY_HOURS, hour)
+    moved = hours.set_column(hours.column_names.index("hour"), "hour", pa.array(kept))
+    return _summed(moved, *_SUMS["hours"])
+
+
+#: The keys of the tables that are summed over shards, and how each column is.
+_SUMS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "movies": (
+        ["slug"],
+        dict.fromkeys(["watch_ms", "viewers", "views", "completions", "events"], "sum")
+        # The catalogue is the same in all shards, or about to be.
+        | dict.fromkeys(["duration_ms", "title", "last_t"], "max")
+        | {"first_t": "min"},
+    ),
+    "retention": (["slug", "bucket"], {"viewers": "sum", "plays": "sum"}),
+    "hours": (["slug", "hour"], {"watch_ms": "sum"}),
+}
+
+
+def _summed(table: pa.Table, keys: list[str], functions: dict[str, str]) -> pa.Table:
+    """One row a key; the columns keep their order and types."""
+    summed = table.group_by(keys).aggregate([*functions.items()])
+    names = [
+        f"{name}_{functions[name]}" if name in functions else name for name in table.schema.names
+    ]
+    return summed.select(names).rename_columns(table.schema.names).cast(table.schema)
+
+
+def with_shard(facts: pa.Table, shard: int) -> pa.Table:
+    return facts.add_column(0, "shard", pa.repeat(pa.scalar(shard, pa.int32()), len(facts)))
+
+
+def erased_in(shard: int, erasing: list[Erasing]) -> pa.Table:
+    """By ERASED_SCHEMA; `slug` null is all of a user."""
+    rows = [(shard, each.user, each.slug, each.sequence) for each in erasing]
+    columns = zip(*rows, strict=True) if rows else [[]] * len(ERASED_SCHEMA)
+    return pa.Table.from_arrays(
+        [pa.array(c, field.type) for c, field in zip(columns, ERASED_SCHEMA, strict=True)],
+        schema=ERASED_SCHEMA,
+    )
+
+
+# SQL
+
+
+def _columns() -> str:
+    """Those of facts, names as VARCHAR."""
+    return ", ".join(
+        f'"{field.name}"::VARCHAR AS "{field.name}"'
+        if pa.types.is_dictionary(field.type)
+        else f'"{field.name}"'
+        for field in SCHEMA
+    )
+
+
+def _select_stored(shard: ShardContent, erased: str) -> str:
+    paths = ", ".join(_literal(str(file.path)) for file in shard.stored)
+    is_erased = f"""
+        FROM {erased} AS e
+        WHERE e.shard = {shard.number} AND e."user" = f."user" AND f.sequence <= e.sequence
+    """
+    return f"""
+        FROM read_parquet([{paths}], hive_partitioning = false) AS f
+        SELECT {shard.number}::INTEGER AS shard, {_columns()}
+        WHERE sequence <= {shard.last}
+        AND NOT EXISTS ({is_erased} AND e.slug IS NULL)
+        AND NOT EXISTS ({is_erased} AND e.slug = f.slug)
+    """
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -3,7 +3,7 @@
 A frame's first byte is its kind. `EVENTS` and `COMMANDS` are followed by the
 producer and its sequence (u64 each, little-endian) and by an encoded batch or
 array of commands; `QUERIES` by a MessagePack array of queries, `EXPORT` by one
-`ExportRequest`. Replies are MessagePack. A producer is one router; it numbers its
+`ExportRequest`, `TABLES` by one `TablesRequest`. Replies are MessagePack. A producer is one router; it numbers its
 frames to a shard, and sends the same frame again, with the same number, until it
 has a reply.
 """
@@ -20,6 +20,7 @@ EVENTS = b"E"
 COMMANDS = b"C"
 EXPORT = b"X"
 QUERIES = b"Q"
+TABLES = b"T"
 
 _PRODUCER = struct.Struct("<QQ")
 _BATCH_START = len(EVENTS) + _PRODUCER.size
@@ -67,7 +68,18 @@ class Exported(msgspec.Struct, tag=True, frozen=True):
     next: tuple[int, int] | None
 
 
-Reply = Applied | Done | Answers | Exported | Refused
+class Tabled(msgspec.Struct, tag=True, frozen=True):
+    """All that the state says after the record `sequence`: Arrow IPC streams, by table name.
+
+    Hours before the hour `fold_before` count in the first of their day.
+    """
+
+    sequence: int
+    fold_before: int
+    tables: dict[str, bytes]
+
+
+Reply = Applied | Done | Answers | Exported | Tabled | Refused
 
 
 class ExportRequest(msgspec.Struct, frozen=True):
@@ -76,6 +88,12 @@ class ExportRequest(msgspec.Struct, frozen=True):
     user: str
     after: tuple[int, int]
     limit: int
+
+
+class TablesRequest(msgspec.Struct, frozen=True):
+    """The tables of the shard that keeps its data in `folder`; another one refuses."""
+
+    folder: str
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -289,6 +307,7 @@ def decode_appended(frame: bytes) -> tuple[int, int, memoryview]:
 
 
 _export = msgspec.msgpack.Decoder(ExportRequest)
+_tables = msgspec.msgpack.Decoder(TablesRequest)
 _queries = msgspec.msgpack.Decoder(list[Query])
 _reply: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply)
 
@@ -307,6 +326,14 @@ def encode_export(request: ExportRequest) -> bytes:
 
 def decode_export(frame: bytes) -> ExportRequest:
     return _export.decode(memoryview(frame)[len(EXPORT) :])
+
+
+def encode_tables_request(request: TablesRequest) -> bytes:
+    return TABLES + msgspec.msgpack.encode(request)
+
+
+def decode_tables_request(frame: bytes) -> TablesRequest:
+    return _tables.decode(memoryview(frame)[len(TABLES) :])
 
 
 def decode_reply(encoded: bytes) -> Reply:

@@ -32,6 +32,7 @@ from aggregator.messages import (
     EVENTS,
     EXPORT,
     QUERIES,
+    TABLES,
     Answers,
     Applied,
     Done,
@@ -42,14 +43,19 @@ from aggregator.messages import (
     Reply,
     ShardStats,
     StatsQuery,
+    Tabled,
+    TablesRequest,
     decode_appended,
     decode_export,
     decode_queries,
+    decode_tables_request,
 )
 from aggregator.rate import Rate
 from aggregator.recovery import recover
 from aggregator.rules import WATCHING_NOW_MS, Rules
 from aggregator.state import State
+from aggregator.tables import encode_tables, tables_of
+from aggregator.wire import MESSAGE_BYTES_MAX
 from persistence import log
 from persistence.batch import Batch, BatchError
 from persistence.epoch import Epoch
@@ -148,6 +154,8 @@ class Shard:
             return _encoder.encode(Answers(self._answer_all(decode_queries(frame))))
         if kind == EXPORT:
             return _encoder.encode(await self._export(decode_export(frame)))
+        if kind == TABLES:
+            return _encoder.encode(await self._tables(decode_tables_request(frame)))
         return _encoder.encode(Refused(f"a frame of unknown kind {kind!r}"))
 
     async def close(self) -> None:
@@ -336,6 +344,16 @@ class Shard:
                 export, self._folders, request, dict(self._skipped), list(self._erasing)
             )
 
+    async def _tables(self, request: TablesRequest) -> Tabled | Refused:
+        """All that the state says, encoded in a thread; no record is applied in between."""
+        if not _is_same(Path(request.folder), self._settings.folder):
+            return Refused(f"this shard keeps its data in {self._settings.folder}")
+        sequence, fold_before = self._applied_sequence, self._state.hours.fold_before
+        encoded = await asyncio.to_thread(encode_tables, tables_of(self._state))
+        if sum(map(len, encoded.values())) > MESSAGE_BYTES_MAX // 2:
+            return Refused("the tables of its state are too large for a message")
+        return Tabled(sequence, fold_before, encoded)
+
     # Queries
 
     def _answer_all(self, queries: list[Query]) -> list[msgspec.Raw]:
@@ -390,3 +408,10 @@ class Shard:
             writable=self._is_writable(),
             movie_hashes=hashes.tobytes(),
         )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

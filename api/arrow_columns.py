@@ -16,8 +16,8 @@ from persistence.batch import compact
 NONE = -1
 _PER_MS = {"us": 10**3, "ns": 10**6}
 _MS_PER = {"s": 1000, "ms": 1}
-#: Any number of ms beyond it is equally wrong, and times 1000 it is still an int64.
-_TIME_MAX = 2**53
+#: Above any time that is right; times 1000 it is still an int64.
+_TIME_MAX = 2**53 + 2
 #: A text of more bytes is too long, and stays so when it is cut to a fourth in characters.
 _LONGEST_BYTES = 4096
 #: Of a decimal, by its bytes; a stream may say that it has more decimal places.

@@ -113,11 +113,14 @@ def _validate(column: pa.Array, last: pa.Array | None, bytes_max: int) -> None:
 
 def _check_views(array: pa.Array, bytes_max: int) -> None:
     """Views may all show the same text, so that few bytes look like very many."""
-    if array.type == pa.string_view() and len(array):
-        end = array.offset + len(array)
-        lengths = np.frombuffer(array.buffers()[1], np.int32, 4 * end)[4 * array.offset :: 4]
-        if np.maximum(lengths, 0).sum(dtype=np.int64) > bytes_max:
-            raise too_large(f"The texts of a column have more than {bytes_max} bytes")
+    if array.type != pa.string_view() or not len(array):
+        return
+    end = array.offset + len(array)
+    lengths = np.frombuffer(array.buffers()[1], np.int32, 4 * end)[4 * array.offset :: 4]
+    if array.null_count:
+        lengths = lengths[array.is_valid().to_numpy(zero_copy_only=False)]
+    if np.maximum(lengths, 0).sum(dtype=np.int64) > bytes_max:
+        raise too_large(f"The texts of a column have more than {bytes_max} bytes")
 
 
 class _Bounds:

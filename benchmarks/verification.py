@@ -8,17 +8,29 @@ milliseconds, as long as one user's events either all have a `ts` or none has.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
 from aggregator.reference import Pair, Reference
+from aggregator.rules import DAY_HOURS, HOURS_KEPT_DAYS
 from benchmarks.player import Heartbeat
 
 #: Questions asked at once.
 QUESTIONS_MAX = 64
+#: Of longer lists of a user's, the newest.
+LISTED_MAX = 1000
 
 Facts = dict[str, Any]
 #: The API's answer to a GET of a path; None when it knows nothing of it.
@@ -66,10 +78,24 @@ class Verification:
     def expected(self) -> dict[str, Facts]:
         """What the server must say, by the path to ask."""
         facts: dict[str, Facts] = {}
+        hours = self._reference.hours(HOURS_KEPT_DAYS)
+        watch_ms_by_day: dict[str, Counter[int]] = defaultdict(Counter)
+        for (slug, hour), watch_ms in hours.items():
+            watch_ms_by_day[slug][hour // DAY_HOURS] += watch_ms
         for slug, pairs in self._pairs_by(1):
             facts[movie_path(slug)] = _movie_facts(pairs)
+            viewers, plays = self._reference.retention(slug)
+            facts[f"{movie_path(slug)}/retention"] = {"viewers": viewers, "plays": plays}
+        for slug, by_day in watch_ms_by_day.items():
+            facts |= _days_facts(slug, by_day)
         for user, pairs in self._pairs_by(0):
             facts[user_path(user)] = _user_facts(pairs)
+            for path, slugs in (
+                ("movies", self._reference.history(user)),
+                ("continue", self._reference.continue_list(user)),
+            ):
+                newest = {"movies[].slug": slugs[:LISTED_MAX]}
+                facts[f"{user_path(user)}/{path}?limit={LISTED_MAX}"] = newest
         for (user, slug), pair in self._reference.pairs.items():
             resume_ms = self._reference.resume_ms(user, slug)
             facts[f"{user_path(user)}/movies/{slug}"] = _pair_facts(pair, resume_ms)
@@ -117,6 +143,14 @@ def _movie_facts(pairs: list[Pair]) -> Facts:
     }
 
 
+def _days_facts(slug: str, watch_ms_by_day: Mapping[int, int]) -> dict[str, Facts]:
+    first, end = min(watch_ms_by_day), max(watch_ms_by_day) + 1
+    dates = [datetime.fromtimestamp(day * DAY_HOURS * 3600, UTC) for day in (first, end)]
+    span = f"from={dates[0]:%Y-%m-%d}&to={dates[1]:%Y-%m-%d}"
+    sums = [_seconds(watch_ms_by_day.get(day, 0)) for day in range(first, end)]
+    return {f"{movie_path(slug)}/timeseries?step=day&{span}": {"points[].watch_seconds": sums}}
+
+
 def _user_facts(pairs: list[Pair]) -> Facts:
     return {
         "watch_seconds": _seconds(sum(pair.watch_ms for pair in pairs)),
@@ -145,11 +179,18 @@ def _compare(path: str, expected: Facts, answer: Facts | None) -> Iterator[Diffe
         yield Difference(path, "known", expected=True, found=False)
         return
     for fact, value in expected.items():
-        found: Any = answer
-        for key in fact.split("."):
-            found = found.get(key) if isinstance(found, dict) else None
+        found = _look_up(answer, fact.split("."))
         if found != value:
             yield Difference(path, fact, value, found)
+
+
+def _look_up(answer: Any, keys: list[str]) -> Any:
+    """What is at `keys`; one that ends with [] is a list, of whose items the rest is."""
+    for index, key in enumerate(keys):
+        answer = answer.get(key.removesuffix("[]")) if isinstance(answer, dict) else None
+        if key.endswith("[]") and isinstance(answer, list):
+            return [_look_up(item, keys[index + 1 :]) for item in answer]
+    return answer
 
 
 def _to_ms(seconds: float) -> int:

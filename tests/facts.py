@@ -1,12 +1,13 @@
 """Facts as a test writes them, and what the reference makes of them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from aggregator.reference import Reference
+from aggregator.reference import Pair, Reference
 from persistence import facts
 
 START_MS = 1_700_000_000_000
@@ -14,26 +15,17 @@ START_MS = 1_700_000_000_000
 #: Stored facts, and the shard of each.
 SCHEMA = facts.SCHEMA.insert(0, pa.field("shard", pa.int32()))
 
-_INTEGERS = {
-    "progress": "watch_ms unique_ms latest_ms latest_t furthest_ms resume_ms completed_t"
-    " views events duration_ms version",
-    "movies": "watch_ms viewers views completions events duration_ms first_t last_t",
-    "users": "watch_ms movies completed events last_t",
-    "retention": "bucket viewers plays",
-    "hours": "hour watch_ms",
+_COLUMNS = {
+    "progress": "user slug watch_ms unique_ms latest_ms latest_t furthest_ms resume_ms completed_t"
+    " begun_again hidden views events duration_ms version",
+    "movies": "slug watch_ms viewers views completions events duration_ms title first_t last_t",
+    "users": "user watch_ms movies completed events last_t",
+    "retention": "slug bucket viewers plays",
+    "hours": "slug hour watch_ms",
 }
-_OTHERS: dict[str, dict[str, pa.DataType]] = {
-    "progress": {
-        "user": pa.string(),
-        "slug": pa.string(),
-        "begun_again": pa.bool_(),
-        "hidden": pa.bool_(),
-    },
-    "movies": {"slug": pa.string(), "title": pa.string()},
-    "users": {"user": pa.string()},
-    "retention": {"slug": pa.string()},
-    "hours": {"slug": pa.string()},
-}
+_TYPES = dict.fromkeys(("user", "slug", "title"), pa.string()) | dict.fromkeys(
+    ("begun_again", "hidden"), pa.bool_()
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +44,6 @@ class Fact:
     shard: int = 0
     sequence: int = 0
     index: int = 0
-
-    @property
-    def t(self) -> int:
-        return self.received_ms if self.ts_ms is None else min(self.ts_ms, self.received_ms)
 
 
 def table(rows: Iterable[Fact]) -> pa.Table:
@@ -86,27 +74,22 @@ def apply(reference: Reference, fact: Fact) -> None:
         reference.describe(fact.slug, fact.duration_ms or 0, fact.title)
 
 
-def totals_of(reference: Reference, stored: list[Fact], fold_before: int) -> dict[str, pa.Table]:
-    """The tables of totals by the reference; `stored` are those that it still knows of."""
-    rows: dict[str, list[dict[str, Any]]] = {
+def totals_of(reference: Reference, fold_before: int) -> dict[str, pa.Table]:
+    """The tables of totals, by the reference."""
+    users = {user for user, _ in reference.pairs}
+    slugs = {slug for _, slug in reference.pairs}
+    rows = {
         "progress": [_progress(reference, *key) for key in reference.pairs],
-        "movies": [
-            _movie(reference, slug, stored)
-            for slug in {slug for _, slug in reference.pairs} | set(reference.catalogue)
-        ],
-        "users": [_user(reference, user, stored) for user in {user for user, _ in reference.pairs}],
-        "retention": _retention(reference),
+        "movies": [_movie(reference, slug) for slug in slugs | set(reference.catalogue)],
+        "users": [_user(reference, user) for user in users],
+        "retention": [row for slug in slugs for row in _retention(reference, slug)],
         "hours": _hours(reference, fold_before),
     }
-    return {
-        name: pa.Table.from_pylist(
-            rows[name],
-            schema=pa.schema(
-                _OTHERS[name] | {column: pa.int64() for column in _INTEGERS[name].split()}
-            ),
-        )
-        for name in rows
-    }
+    return {name: pa.Table.from_pylist(rows[name], _schema(name)) for name in rows}
+
+
+def _schema(table: str) -> pa.Schema:
+    return pa.schema([(name, _TYPES.get(name, pa.int64())) for name in _COLUMNS[table].split()])
 
 
 def _progress(reference: Reference, user: str, slug: str) -> dict[str, Any]:
@@ -118,7 +101,7 @@ def _progress(reference: Reference, user: str, slug: str) -> dict[str, Any]:
         "watch_ms": pair.watch_ms,
         "unique_ms": pair.unique_ms() if by_position else None,
         "latest_ms": pair.latest_ms,
-        "latest_t": None if pair.latest_t < 0 else pair.latest_t,
+        "latest_t": pair.latest_t,
         "furthest_ms": pair.furthest_ms,
         "resume_ms": reference.resume_ms(user, slug) if by_position else None,
         "completed_t": pair.completed_t,
@@ -131,10 +114,10 @@ def _progress(reference: Reference, user: str, slug: str) -> dict[str, Any]:
     }
 
 
-def _movie(reference: Reference, slug: str, stored: list[Fact]) -> dict[str, Any]:
+def _movie(reference: Reference, slug: str) -> dict[str, Any]:
     sums = reference.movie(slug)
     duration_ms, title = reference.catalogue.get(slug, (0, None))
-    times = [fact.t for fact in stored if fact.kind == "event" and fact.slug == slug]
+    pairs = [pair for (_, of), pair in reference.pairs.items() if of == slug]
     return {
         "slug": slug,
         "watch_ms": sums.watch_ms,
@@ -144,12 +127,12 @@ def _movie(reference: Reference, slug: str, stored: list[Fact]) -> dict[str, Any
         "events": sums.events,
         "duration_ms": duration_ms or None,
         "title": title,
-        "first_t": min(times, default=None),
-        "last_t": max(times, default=None),
+        "first_t": min((p.first_t for p in pairs if p.first_t is not None), default=None),
+        "last_t": _last_t(pairs),
     }
 
 
-def _user(reference: Reference, user: str, stored: list[Fact]) -> dict[str, Any]:
+def _user(reference: Reference, user: str) -> dict[str, Any]:
     sums = reference.user(user)
     return {
         "user": user,
@@ -157,25 +140,25 @@ def _user(reference: Reference, user: str, stored: list[Fact]) -> dict[str, Any]
         "movies": sums.pairs,
         "completed": sums.completions,
         "events": sums.events,
-        "last_t": max((f.t for f in stored if f.kind == "event" and f.user == user), default=None),
+        "last_t": _last_t(pair for (of, _), pair in reference.pairs.items() if of == user),
     }
 
 
-def _retention(reference: Reference) -> list[dict[str, Any]]:
-    if reference.rules.credit == "duration":
-        return []
+def _last_t(pairs: Iterable[Pair]) -> int | None:
+    return max((s.last_t for pair in pairs for s in pair.streams.values()), default=None)
+
+
+def _retention(reference: Reference, slug: str) -> list[dict[str, Any]]:
     return [
         {"slug": slug, "bucket": bucket, "viewers": viewers, "plays": plays}
-        for slug in {slug for _, slug in reference.pairs}
         for bucket, (viewers, plays) in enumerate(zip(*reference.retention(slug), strict=True))
         if plays
     ]
 
 
 def _hours(reference: Reference, fold_before: int) -> list[dict[str, Any]]:
-    sums: dict[tuple[str, int], int] = {}
+    sums: Counter[tuple[str, int]] = Counter()
     for (_, slug), pair in reference.pairs.items():
         for hour, credit in pair.hours.items():
-            kept = hour if hour >= fold_before else hour // 24 * 24
-            sums[slug, kept] = sums.get((slug, kept), 0) + credit
+            sums[slug, hour if hour >= fold_before else hour // 24 * 24] += credit
     return [{"slug": slug, "hour": hour, "watch_ms": ms} for (slug, hour), ms in sums.items()]

@@ -1,7 +1,8 @@
-"""SQL over facts comes to what the scalar reference comes to, for any facts."""
+"""SQL over facts comes to what the scalar reference and the state come to, for any facts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -10,10 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator.changes import apply
+from aggregator.commands import (
+    Command,
+    Describe,
+    Erase,
+    Hide,
+    MarkCompleted,
+    SetPosition,
+    UnmarkCompleted,
+)
+from aggregator.event import Event, Part, to_batch
 from aggregator.reference import Reference
 from aggregator.rules import HOUR_MS, Rules
 from aggregator.sql_rules import first_difference, totals
-from tests import facts as f
+from aggregator.state import State
+from aggregator.tables import tables_of
+from tests import facts
 from tests.facts import START_MS, Fact
 
 SHARDS = {"a": 0, "b": 0, 'the "c", 日本': 1}
@@ -27,7 +41,9 @@ POSITIONS_MS = st.one_of(
     st.integers(0, 400_000),
 )
 DURATIONS_MS = st.sampled_from([None, None, None, 100_000, 400_000, 500, 1])
-PAUSES_MS = st.sampled_from([0, 0, 1, 5_000, 59_999, 60_000, 1_799_999, 1_800_000, 1_800_001])
+PAUSES_MS = st.sampled_from(
+    [0, 0, 1, 5_000, 59_999, 60_000, 1_799_999, 1_800_000, 1_800_001, 100_000_000]
+)
 LATENESS_MS = st.sampled_from([None, None, 0, 1, 5_000, 1_800_000, 4_000_000, -7_000])
 KINDS = st.sampled_from(
     ["event"] * 12 + ["position", "completed", "uncompleted", "hidden", "movie", "movie", "erase"]
@@ -40,54 +56,67 @@ RULES = st.sampled_from(
         Rules(credit="duration"),
     ]
 )
+KEPT_DAYS = 2
 
 
 @dataclass(frozen=True)
-class Erase:
+class Erasing:
     user: str
     slug: str | None
 
+    def spares(self, fact: Fact) -> bool:
+        return fact.user != self.user or self.slug not in (None, fact.slug)
+
 
 @st.composite
-def happenings(draw: st.DrawFn) -> list[Fact | Erase]:
+def happenings(draw: st.DrawFn) -> list[Fact | Erasing]:
     """Facts and erasures in order of arrival, with no sequences yet."""
-    now, happened = START_MS, list[Fact | Erase]()
+    now, happened = START_MS, list[Fact | Erasing]()
+    pairs: set[tuple[str, str]] = set()
     for _ in range(draw(st.integers(1, 60))):
         now += draw(PAUSES_MS)
         kind, user, slug = draw(KINDS), draw(USERS), draw(SLUGS)
         fact = Fact(now, kind, slug, user, shard=SHARDS[user])
         if kind == "erase":
-            happened.append(Erase(user, draw(st.sampled_from([slug, None]))))
-        elif kind == "event":
-            late_ms = draw(LATENESS_MS)
-            fact = replace(
-                fact,
-                session=draw(SESSIONS),
-                at_ms=draw(POSITIONS_MS),
-                ts_ms=None if late_ms is None else now - late_ms,
-                duration_ms=draw(DURATIONS_MS),
-            )
-            happened.append(fact)
-        elif kind == "position":
-            happened.append(replace(fact, at_ms=draw(POSITIONS_MS)))
+            erasing = Erasing(user, draw(st.sampled_from([slug, None])))
+            happened.append(erasing)
+            pairs = {(u, s) for u, s in pairs if erasing.spares(Fact(0, "", s, u))}
         elif kind == "movie":
             title = draw(st.sampled_from([None, "A title"]))
             entry = replace(fact, user=None, duration_ms=draw(DURATIONS_MS), title=title)
             happened += [replace(entry, shard=shard) for shard in sorted(set(SHARDS.values()))]
-        else:
-            happened.append(fact)
+        elif kind in ("event", "position", "completed") or (user, slug) in pairs:
+            happened.append(draw(details(fact)))
+            pairs.add((user, slug))
     return happened
 
 
 @st.composite
-def numbered(draw: st.DrawFn) -> list[Fact | Erase]:
+def details(draw: st.DrawFn, fact: Fact) -> Fact:
+    if fact.kind == "position":
+        return replace(fact, at_ms=draw(POSITIONS_MS))
+    if fact.kind != "event":
+        return fact
+    late_ms = draw(LATENESS_MS)
+    return replace(
+        fact,
+        session=draw(SESSIONS),
+        at_ms=draw(POSITIONS_MS),
+        ts_ms=None if late_ms is None else fact.received_ms - late_ms,
+        duration_ms=draw(DURATIONS_MS),
+    )
+
+
+@st.composite
+def numbered(draw: st.DrawFn) -> list[Fact | Erasing]:
     """Sequences and indexes, with gaps: what was a duplicate is no fact."""
-    happened: list[Fact | Erase] = []
+    happened: list[Fact | Erasing] = []
     last: dict[int, Fact] = {}
     first = draw(st.sampled_from([0, 2**40]))
     for fact in draw(happenings()):
-        if isinstance(fact, Erase):
+        if isinstance(fact, Erasing):
             happened.append(fact)
+            last = {shard: replace(before, kind="none") for shard, before in last.items()}
             continue
         gap = draw(st.sampled_from([1, 1, 3]))
         before = last.get(fact.shard, Fact(0, "none", "", sequence=first))
@@ -105,21 +134,70 @@ def numbered(draw: st.DrawFn) -> list[Fact | Erase]:
     return happened
 
 
-def remember(rules: Rules, happened: list[Fact | Erase]) -> tuple[Reference, list[Fact]]:
-    """The reference after all of it, and the facts that are stored then."""
-    reference, stored = Reference(rules), list[Fact]()
+def stored(happened: list[Fact | Erasing]) -> list[Fact]:
+    """The facts that are stored after all of it."""
+    found: list[Fact] = []
     for fact in happened:
-        if isinstance(fact, Erase):
-            reference.erase(fact.user, fact.slug)
-            stored = [
-                kept
-                for kept in stored
-                if kept.user != fact.user or fact.slug not in (None, kept.slug)
-            ]
+        if isinstance(fact, Erasing):
+            found = [kept for kept in found if fact.spares(kept)]
         else:
-            f.apply(reference, fact)
-            stored.append(fact)
-    return reference, stored
+            found.append(fact)
+    return found
+
+
+def reference_of(rules: Rules, happened: list[Fact | Erasing]) -> Reference:
+    reference = Reference(rules)
+    for fact in happened:
+        if isinstance(fact, Erasing):
+            reference.erase(fact.user, fact.slug)
+        else:
+            facts.apply(reference, fact)
+    return reference
+
+
+def state_of(rules: Rules, shard: int, happened: list[Fact | Erasing]) -> State:
+    state = State(rules, KEPT_DAYS)
+    of_shard = [
+        fact
+        for fact in happened
+        if (SHARDS[fact.user] if isinstance(fact, Erasing) else fact.shard) == shard
+    ]
+    for _, group in groupby(of_shard, lambda f: -1 if isinstance(f, Erasing) else f.sequence):
+        record = list(group)
+        events = [fact for fact in record if not isinstance(fact, Erasing) and fact.kind == "event"]
+        if events:
+            batch = to_batch([Part([event_of(fact) for fact in events])])
+            state.apply(batch, events[0].received_ms)
+            continue
+        for fact in record:
+            if isinstance(fact, Erasing):
+                apply(state, Erase(fact.user, fact.slug), 0)
+            else:
+                apply(state, command_of(fact), fact.received_ms)
+    return state
+
+
+def event_of(fact: Fact) -> Event:
+    return Event(
+        fact.user or "",
+        fact.slug,
+        (fact.at_ms or 0) / 1000,
+        fact.session,
+        ts=fact.ts_ms,
+        duration=None if fact.duration_ms is None else fact.duration_ms / 1000,
+    )
+
+
+def command_of(fact: Fact) -> Command:
+    user, slug = fact.user or "", fact.slug
+    commands: dict[str, Command] = {
+        "position": SetPosition(user, slug, fact.at_ms or 0),
+        "completed": MarkCompleted(user, slug),
+        "uncompleted": UnmarkCompleted(user, slug),
+        "hidden": Hide(user, slug),
+        "movie": Describe(slug, fact.duration_ms, fact.title),
+    }
+    return commands[fact.kind]
 
 
 @pytest.fixture(scope="module")
@@ -129,25 +207,36 @@ def connection() -> Iterator[Any]:  # named, Hypothesis would keep the type aliv
         yield connection
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     rules=RULES,
     happened=numbered(),
     kept_hours=st.sampled_from([-30, 0, 1, 24, 1_000]),
-    seed=st.randoms(use_true_random=False),
+    random=st.randoms(use_true_random=False),
 )
 def test_sql_equals_reference(
     connection: Any,
     rules: Rules,
-    happened: list[Fact | Erase],
+    happened: list[Fact | Erasing],
     kept_hours: int,
-    seed: Random,
+    random: Random,
 ) -> None:
-    reference, stored = remember(rules, happened)
     fold_before = START_MS // HOUR_MS + 24 - kept_hours
-    shuffled = list(stored)
-    seed.shuffle(shuffled)
-    connection.register("facts", f.table(shuffled))
+    shuffled = stored(happened)
+    random.shuffle(shuffled)
+    connection.register("facts", facts.table(shuffled))
     found = totals(connection, "facts", rules, fold_before)
-    expected = f.totals_of(reference, stored, fold_before)
+    expected = facts.totals_of(reference_of(rules, happened), fold_before)
     assert first_difference(expected, found, ("the reference", "SQL")) is None
+
+
+@settings(max_examples=120, deadline=None)
+@given(rules=RULES, happened=numbered(), shard=st.sampled_from([0, 0, 1]))
+def test_sql_equals_the_state_of_a_shard(
+    connection: Any, rules: Rules, happened: list[Fact | Erasing], shard: int
+) -> None:
+    state = state_of(rules, shard, happened)
+    of_shard = facts.table(fact for fact in stored(happened) if fact.shard == shard)
+    connection.register("facts", of_shard)
+    found = totals(connection, "facts", rules, state.hours.fold_before)
+    assert first_difference(tables_of(state), found, ("memory", "SQL")) is None

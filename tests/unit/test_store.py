@@ -316,8 +316,7 @@ def test_a_crash_leaves_the_first_days(
         if done < 9:
             store.archive(table(fact for fact in FOUR_DAYS if fact[0] > done), done + 1, 9)
         assert rows(store.read()) == FOUR_DAYS
-    lasts = {file.last for file in store.files()} - {9}
-    assert found - {9} == lasts
+    assert found >= {2, 5, 8}
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -40,7 +40,7 @@ ERASED_SCHEMA = pa.schema(
     {"shard": pa.int32(), "user": pa.string(), "slug": pa.string(), "sequence": pa.int64()}
 )
 
-Tables = Mapping[str, pa.Table]
+Tables = dict[str, pa.Table]
 T = TypeVar("T")
 
 
@@ -183,17 +183,23 @@ def tail_after(folders: Folders, stored: int, recovered: Recovered) -> pa.Table:
 def patiently(folders: Folders, read: Callable[[], T]) -> T:
     """What `read` returns. It is called again if it fails and files of the shard came or went."""
     for attempt in range(1, ATTEMPTS + 1):
-        before = _file_names(folders)
+        before = file_names(folders)
         try:
             return read()
         except (FileNotFoundError, DamagedError):
-            if attempt == ATTEMPTS or _file_names(folders) == before:
+            if attempt == ATTEMPTS or file_names(folders) == before:
                 raise
         time.sleep(PAUSE_S)
     raise AssertionError("the last attempt returns or raises")
 
 
-def _file_names(folders: Folders) -> set[Path]:
+def kept_snapshots(folders: Folders) -> list[Path]:
+    """Their folders, newest first."""
+    return sorted((p for p in folders.snapshots.glob("*") if p.name.isdigit()), reverse=True)
+
+
+def file_names(folders: Folders) -> set[Path]:
+    """What a shard has on disk: a set that changes when a checkpoint is made."""
     store = folders.store
     stored = store.folder.glob(f"*/shard-{store.shard:04}-*.parquet")
     return {*stored, *folders.snapshots.glob("*"), *log.segments(folders.log)}

@@ -3,15 +3,17 @@
 A frame's first byte is its kind. `EVENTS` and `COMMANDS` are followed by the
 producer and its sequence (u64 each, little-endian) and by an encoded batch or
 array of commands; `QUERIES` by a MessagePack array of queries, `EXPORT` by one
-`ExportRequest`, `TABLES` by one `TablesRequest`. Replies are MessagePack. A producer is one router; it numbers its
-frames to a shard, and sends the same frame again, with the same number, until it
-has a reply.
+`ExportRequest`, `TABLES` by one `TablesRequest`. Replies are MessagePack. A
+producer is one router; it numbers its frames to a shard, and sends the same frame
+again, with the same number, until it has a reply.
 """
 
 import struct
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
+import pyarrow as pa
 
 from aggregator import commands
 from aggregator.commands import Command
@@ -77,6 +79,9 @@ class Tabled(msgspec.Struct, tag=True, frozen=True):
     sequence: int
     fold_before: int
     tables: dict[str, bytes]
+
+    def decoded(self) -> dict[str, pa.Table]:
+        return {name: pa.ipc.open_stream(stream).read_all() for name, stream in self.tables.items()}
 
 
 Reply = Applied | Done | Answers | Exported | Tabled | Refused
@@ -334,6 +339,19 @@ def encode_tables_request(request: TablesRequest) -> bytes:
 
 def decode_tables_request(frame: bytes) -> TablesRequest:
     return _tables.decode(memoryview(frame)[len(TABLES) :])
+
+
+def encode_tables(tables: Mapping[str, pa.Table]) -> dict[str, bytes]:
+    """As in `Tabled`, compressed."""
+    return {name: _encode_table(table) for name, table in tables.items()}
+
+
+def _encode_table(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def decode_reply(encoded: bytes) -> Reply:

@@ -1,7 +1,7 @@
 """Runs: what they cover for a pair (unique time), and for a movie (retention).
 
-Retention counts open runs too, so that asking is a lookup: whoever moves the runs
-of pairs takes away what they counted before, and adds what they count after.
+Retention counts open runs too, so that asking is a lookup: each time a run gets
+longer, the buckets that it comes to are counted.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from aggregator.table import IndexedTable, Table
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 #: From so many closed runs on, those of a pair are merged where they overlap.
 MERGED_FROM = 64
@@ -70,6 +71,24 @@ class Intervals:
         """The retention buckets that each touches; all are of positive length."""
         return Intervals(self.group, self.start // BUCKET_MS, (self.end - 1) // BUCKET_MS + 1)
 
+    def numbers(self) -> tuple[Int64s, Int64s]:
+        """Every number in each, once a group: the group and the number, in order."""
+        lengths = self.end - self.start
+        ends = np.cumsum(lengths)
+        number = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            self.start - (ends - lengths), lengths
+        )
+        keys = np.unique(np.repeat(self.group, lengths) << 32 | number)
+        return keys >> 32, keys & 0xFFFFFFFF
+
+    def hold(self, group: Int64s, number: Int64s) -> Bools:
+        """Whether each number lies in one of its group's; these are a `union`."""
+        if not len(self):
+            return np.zeros(len(group), np.bool_)
+        keys = self.group << 32 | self.start
+        at = np.searchsorted(keys, group << 32 | number, "right") - 1
+        return (at >= 0) & (self.group[at] == group) & (number < self.end[at])
+
     def lengths(self, groups: int) -> Int64s:
         """The sum of the lengths in each of `groups` groups."""
         sums = np.zeros(groups, np.int64)
@@ -101,22 +120,8 @@ class Counted:
             np.repeat(np.array([0, 0, 1, -1], np.int32), sizes),
         )
 
-    @classmethod
-    def of_longer(cls, movies: Int64s, start: Int64s, end: Int64s) -> "Counted":
-        """What it counts that a pair's only run goes on over buckets `start` to before `end`."""
-        keys = np.concatenate([movies << 32 | start, movies << 32 | end])
-        changes = np.repeat(np.array([1, -1], np.int32), len(movies))
-        return cls(keys, changes, changes)
-
     def __neg__(self) -> "Counted":
         return Counted(self.keys, -self.viewers, -self.plays)
-
-    def __add__(self, other: "Counted") -> "Counted":
-        return Counted(
-            np.concatenate([self.keys, other.keys]),
-            np.concatenate([self.viewers, other.viewers]),
-            np.concatenate([self.plays, other.plays]),
-        )
 
 
 class Runs:
@@ -155,6 +160,23 @@ class Runs:
         for pair in np.unique(runs.group[doubled]).tolist():
             self._merge(pair)
 
+    def play(self, pairs: Int64s, played: Intervals, open_runs: Intervals) -> None:
+        """Counts buckets that runs of distinct `pairs` come to; `open_runs` are those before."""
+        group, bucket = played.numbers()
+        known = Intervals.joined(self.closed(pairs), open_runs).buckets().union()
+        is_new = ~known.hold(group, bucket)
+        movies = self._pairs["movie"][pairs].astype(np.int64) << 32
+        seen = movies[group[is_new]] | bucket[is_new]
+        keys = [seen, seen + 1, *(movies[played.group] | p for p in (played.start, played.end))]
+        sizes = list(map(len, keys))
+        self.count(
+            Counted(
+                np.concatenate(keys),
+                np.repeat(np.array([1, -1, 0, 0], np.int32), sizes),
+                np.repeat(np.array([0, 0, 1, -1], np.int32), sizes),
+            )
+        )
+
     def counted(self, pairs: Int64s, open_runs: Intervals) -> Counted:
         """What the runs of distinct `pairs` count to retention."""
         runs = Intervals.joined(self.closed(pairs), open_runs).buckets()
@@ -190,7 +212,7 @@ class Runs:
         return viewers[:width], plays[:width]
 
     def _merge(self, pair: int) -> None:
-        """Replaces a pair's closed runs by their union, and counts the plays that it lacks."""
+        """Replaces a pair's closed runs by their union, and notes the plays that it lacks."""
         runs = self.closed(np.array([pair]))
         union = runs.union()
         changes: Counter[int] = Counter()
@@ -200,7 +222,6 @@ class Runs:
         ):
             add(spans.start.tolist())
             take(spans.end.tolist())
-        self._change_more_plays(pair, changes, 1)
         more = self._more_plays.setdefault(pair, Counter())
         more.update(changes)
         self._closed.clear(np.array([pair]))

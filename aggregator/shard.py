@@ -49,13 +49,13 @@ from aggregator.messages import (
     decode_export,
     decode_queries,
     decode_tables_request,
+    encode_tables,
 )
 from aggregator.rate import Rate
 from aggregator.recovery import recover
 from aggregator.rules import WATCHING_NOW_MS, Rules
 from aggregator.state import State
-from aggregator.tables import encode_tables, tables_of
-from aggregator.wire import MESSAGE_BYTES_MAX
+from aggregator.tables import tables_of
 from persistence import log
 from persistence.batch import Batch, BatchError
 from persistence.epoch import Epoch
@@ -69,6 +69,8 @@ EXIT_CANNOT_WRITE = 74
 LOCK_WAIT_S = 10.0
 #: After a checkpoint that failed, before the next is tried.
 CHECKPOINT_RETRY_S = 30.0
+#: Of all tables of the state, compressed, in one reply; half of what a message may have.
+TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
 
 _encoder = msgspec.msgpack.Encoder()
@@ -134,6 +136,8 @@ class Shard:
         self._skipped, self._erasing = recovered.skipped, recovered.erasing
         self._events_since_snapshot = recovered.replayed
         self._checkpointed_s = time.monotonic()
+        #: When to try again after a checkpoint that failed.
+        self._retry_at_s: float | None = None
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], asyncio.Future[Reply]] = {}
         self._wake = asyncio.Event()
@@ -209,11 +213,8 @@ class Shard:
             try:
                 if group:
                     await self._commit(group)
-                if self._checkpoint_due_in_s() == 0:
-                    frozen = await self._freeze()
+                if self._checkpoint_due_in_s() == 0 and (frozen := await self._freeze()):
                     self._checkpointing = asyncio.create_task(self._write_checkpoint(frozen))
-            except NotWritableError as error:
-                self._postpone_checkpoint(error)
             except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
                 self._give_up(error)
 
@@ -285,13 +286,16 @@ class Shard:
     # Checkpoints
 
     async def checkpoint(self) -> None:
-        """Makes one now, while nothing is committed."""
-        await self._write_checkpoint(await self._freeze())
+        """Makes one now, while nothing is committed; one that fails is tried again later."""
+        if frozen := await self._freeze():
+            await self._write_checkpoint(frozen)
 
     def _checkpoint_due_in_s(self) -> float | None:
         """0 when one is due, None when none will be before something changes."""
         if self._checkpointing is not None and not self._checkpointing.done():
             return None
+        if self._retry_at_s is not None:
+            return max(self._retry_at_s - time.monotonic(), 0)
         if self._events_since_snapshot >= self._settings.snapshot_events:
             return 0
         waits = []
@@ -301,10 +305,17 @@ class Shard:
             waits.append(self._checkpointed_s + self._settings.erase_delay_s)
         return max(min(waits) - time.monotonic(), 0) if waits else None
 
-    async def _freeze(self) -> Frozen:
-        """A copy of the state, at the end of a log segment; call it between commits."""
+    async def _freeze(self) -> Frozen | None:
+        """A copy of the state, at the end of a log segment; call it between commits.
+
+        None if there is no room for another segment.
+        """
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._disk, self._log.rotate)
+        try:
+            await loop.run_in_executor(self._disk, self._log.rotate)
+        except NotWritableError as error:
+            self._postpone_checkpoint(error)
+            return None
         self._events_since_snapshot = 0
         return Frozen(
             self._applied_sequence,
@@ -323,19 +334,24 @@ class Shard:
         async with self._files:
             try:
                 await asyncio.to_thread(checkpoint.write, self._folders, frozen)
-            except (OSError, PersistenceError) as error:  # the log has everything
+            except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
                 self._postpone_checkpoint(error)
                 return
         self._snapshot_sequence = frozen.sequence
         self._snapshot_ms = frozen.extra["received_ms"]
-        self._checkpointed_s = time.monotonic()
+        self._checkpointed_s, self._retry_at_s = time.monotonic(), None
         self._skipped = {s: i for s, i in self._skipped.items() if s > frozen.sequence}
         self._erasing = [each for each in self._erasing if each.sequence > frozen.sequence]
         self._wake.set()
 
     def _postpone_checkpoint(self, error: Exception) -> None:
-        _logger.error("no checkpoint of shard %d: %s", self._settings.number, error)
-        self._checkpointed_s = time.monotonic() + CHECKPOINT_RETRY_S
+        is_known = isinstance(error, OSError | PersistenceError)
+        _logger.error(
+            "no checkpoint of shard %d: %s", self._settings.number, error,
+            exc_info=None if is_known else error,
+        )  # fmt: skip
+        self._retry_at_s = time.monotonic() + CHECKPOINT_RETRY_S
+        self._wake.set()
 
     async def _export(self, request: ExportRequest) -> Exported:
         """A part of what is stored of a user, read from disk in a thread."""
@@ -350,8 +366,8 @@ class Shard:
             return Refused(f"this shard keeps its data in {self._settings.folder}")
         sequence, fold_before = self._applied_sequence, self._state.hours.fold_before
         encoded = await asyncio.to_thread(encode_tables, tables_of(self._state))
-        if sum(map(len, encoded.values())) > MESSAGE_BYTES_MAX // 2:
-            return Refused("the tables of its state are too large for a message")
+        if sum(map(len, encoded.values())) > TABLES_BYTES_MAX:
+            return Refused("what it has in memory is too much for one message")
         return Tabled(sequence, fold_before, encoded)
 
     # Queries

@@ -46,12 +46,13 @@ _FIRST_DIFFERENT = """
 def totals(
     connection: duckdb.DuckDBPyConnection, facts: str, rules: Rules, fold_before: int
 ) -> dict[str, pa.Table]:
-    """The tables of `KEYS`, as the rules make them of `facts`, a table or view.
+    """The tables of `KEYS`, as the rules make them of `facts`.
 
-    Its columns are those of stored facts, and `shard`, an integer. Hours before
-    the hour `fold_before` count in the first one of their day. What is made on
-    the way is gone afterwards; it goes to the connection's temporary files where
-    it does not fit in its memory. Not to be called within a transaction.
+    That is a table or view of the current schema, or a temporary one, with the
+    columns of stored facts and `shard`, an integer. Hours before the hour
+    `fold_before` count in the first one of their day. What is made on the way is
+    gone afterwards, and goes to the connection's temporary files where it does
+    not fit in its memory. Not to be called within a transaction.
     """
     with _database(connection):
         for macro, value in _macros(facts, rules, fold_before).items():
@@ -66,13 +67,13 @@ def _database(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     [(path, *names)] = connection.execute(
         "SELECT current_setting('search_path'), current_catalog(), current_schema()"
     ).fetchall()
-    around = path or ".".join(map(_quoted, names))
+    around = ".".join(map(_quoted, names))
     connection.execute(f"ATTACH ':memory:' AS {_DATABASE}")
     try:
         connection.execute("SET search_path = ?", [f"{_DATABASE}.main,{around}"])
         yield
     finally:
-        connection.execute("SET search_path = ?", [path])
+        connection.execute(f"USE {around}; SET search_path = ?", [path])
         connection.execute(f"DETACH {_DATABASE}")
 
 

@@ -106,7 +106,11 @@ class State:
         `received_ms` is one for all, or one an event, never falling. `record`
         numbers the log record of each event, when the batch joins several.
         """
-        received = np.broadcast_to(np.asarray(received_ms, np.int64), len(batch))
+        received = (
+            np.full(len(batch), received_ms, np.int64)
+            if isinstance(received_ms, int)
+            else received_ms
+        )
         duplicate = self._find_duplicates(batch, received, record)
         if duplicate.any():
             batch, received = batch.take(~duplicate), received[~duplicate]

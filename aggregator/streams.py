@@ -13,7 +13,7 @@ from aggregator.groups import before_each, last_of, lengths_of, starts_of
 from aggregator.intmap import mix
 from aggregator.lists import Lists
 from aggregator.rules import BUCKET_MS, Rules
-from aggregator.runs import Counted, Intervals, Runs
+from aggregator.runs import Intervals, Runs
 from aggregator.table import NONE, IndexedTable, Table
 
 Int64s = NDArray[np.int64]
@@ -153,54 +153,44 @@ class Streams:
         open_start = self.table["run_start"][touched]
         run_start = _run_starts(at, goes_on, starts, open_start)
         start_before = before_each(run_start, starts, open_start)
-        last = last_of(starts, len(at))
-        moved = {"last_t": t[last], "last_at": at[last], "run_start": run_start[last]}
         if self._rules.credit == "position":
+            of_pairs = self.table["pair"][rows].astype(np.int64)[stream]
+            self._count_runs(of_pairs, at, goes_on, starts, run_start, last_at)
             closed = np.flatnonzero(~goes_on & ~first & (last_at > start_before))
-            pairs = self.table["pair"][rows[stream[closed]]]
-            closed_runs = Intervals(pairs, start_before[closed], last_at[closed])
-            self._move(touched, moved, closed_runs)
+            self._runs.close(Intervals(of_pairs[closed], start_before[closed], last_at[closed]))
         else:
-            self._write(touched, moved | {"run_start": moved["last_at"]})  # nothing is covered
+            run_start = at  # nothing is covered
+        last = last_of(starts, len(at))
+        for name, column in (("last_t", t), ("last_at", at), ("run_start", run_start)):
+            self.table[name][touched] = column[last]
         return Watched(group, t, np.where(goes_on, step, 0), opens_view)
 
-    def _move(self, rows: Int64s, moved: dict[str, Int64s], closed: Intervals) -> None:
-        """Writes what `moved`, closes runs, and has retention follow where it changes."""
-        before = Intervals(rows, self.table["run_start"][rows], self.table["last_at"][rows])
-        after = Intervals(rows, moved["run_start"], moved["last_at"])
-        changed = _spans_differ(before, after)
-        if not changed.any() and not len(closed):
-            self._write(rows, moved)
-            return
-        pairs = self.table["pair"][rows].astype(np.int64)
-        alone = changed & self._is_alone(pairs) & ~np.isin(pairs, closed.group)
-        others = np.unique(np.concatenate([pairs[changed & ~alone], closed.group]))
-        counted = -self._runs.counted(others, self.open_runs(others))
-        self._write(rows, moved)
-        self._runs.close(closed)
-        counted += self._runs.counted(others, self.open_runs(others))
-        counted += self._counted_longer(pairs, before, after, alone)
-        self._runs.count(counted)
-
-    def _is_alone(self, pairs: Int64s) -> Bools:
-        """Whether each pair has one stream, and no run but its open one."""
-        streams = self._named.counts(pairs) + (self._pairs["nameless_stream"][pairs] != NONE)
-        return (streams == 1) & (self._runs.counts(pairs) == 0)
-
-    def _counted_longer(
-        self, pairs: Int64s, before: Intervals, after: Intervals, chosen: Bools
-    ) -> Counted:
-        movies = self._pairs["movie"][pairs[chosen]].astype(np.int64)
-        start = np.where(
-            before.end[chosen] > before.start[chosen],
-            (before.end[chosen] - 1) // BUCKET_MS + 1,
-            after.start[chosen] // BUCKET_MS,
-        )
-        return Counted.of_longer(movies, start, (after.end[chosen] - 1) // BUCKET_MS + 1)
-
-    def _write(self, rows: Int64s, moved: dict[str, Int64s]) -> None:
-        for name, column in moved.items():
-            self.table[name][rows] = column
+    def _count_runs(
+        self,
+        pairs: Int64s,
+        at: Int64s,
+        goes_on: Bools,
+        starts: Int64s,
+        run_start: Int64s,
+        last_at: Int64s,
+    ) -> None:
+        """Has retention count the buckets that runs come to, before the runs are stored."""
+        is_new_stream = np.zeros(len(at), np.bool_)
+        is_new_stream[starts] = True
+        first = np.flatnonzero(is_new_stream | ~goes_on)  # of each run in this batch
+        start, end = run_start[first], at[last_of(first, len(at))]
+        # A run that covered something has been counted up to where it was.
+        is_counted = goes_on[first] & (last_at[first] > start)
+        counted_to = np.where(is_counted, (last_at[first] - 1) // BUCKET_MS + 1, start // BUCKET_MS)
+        stop = (end - 1) // BUCKET_MS + 1
+        longer = (stop > counted_to) & (end > start)
+        group = pairs[first[longer]]
+        if len(group):
+            of_pair = starts_of(group[1:] != group[:-1])
+            distinct = group[of_pair]
+            which = np.repeat(np.arange(len(of_pair)), lengths_of(of_pair, len(group)))
+            played = Intervals(which, counted_to[longer], stop[longer])
+            self._runs.play(distinct, played, self.open_runs(distinct))
 
     def _rows(self, pairs: Int64s, sessions: Int64s) -> Int64s:
         """The rows of distinct streams in pair order."""
@@ -221,15 +211,6 @@ class Streams:
         )
         self._named.append(pairs[is_new], stream=rows[is_new])
         return rows
-
-
-def _spans_differ(before: Intervals, after: Intervals) -> Bools:
-    """Whether the buckets that each run touches are others than before."""
-    covered, covers = before.end > before.start, after.end > after.start
-    moved = (before.start != after.start) | (
-        (before.end - 1) // BUCKET_MS != (after.end - 1) // BUCKET_MS
-    )
-    return (moved & (covered | covers)) | (covered != covers)
 
 
 def _run_starts(at: Int64s, goes_on: Bools, starts: Int64s, open_start: Int64s) -> Int64s:

@@ -41,8 +41,8 @@ _DICTIONARY_ID, _DICTIONARY_DATA, _IS_DELTA = 0, 1, 2
 class Stream:
     """Raises `ProblemError` for what is no Arrow stream, or above a bound once it is read.
 
-    `bytes_max` is for all compressed buffers together, inflated, and for the
-    texts of a column of views.
+    `bytes_max` is for all compressed buffers together, inflated, and for all
+    texts that views show.
     """
 
     def __init__(self, body: bytes, events_max: int, bytes_max: int) -> None:
@@ -50,6 +50,7 @@ class Stream:
             raise bad_request("This is an Arrow file: send it in the streaming format")
         self._body = body
         self._bytes_max = bytes_max
+        self._viewed_bytes = 0
         with refusals():
             _Bounds(events_max, bytes_max).check(body)
             self._reader = pa.ipc.open_stream(body, options=_OPTIONS)
@@ -71,9 +72,35 @@ class Stream:
                     continue
                 columns = batch.columns
                 for column, last_column in zip(columns, last, strict=True):
-                    _validate(column, last_column, self._bytes_max)
+                    self._validate(column, last_column)
                 last = columns
                 yield columns
+
+    def _validate(self, column: pa.Array, last: pa.Array | None) -> None:
+        """Looks at every value; at those of a dictionary only when it is not that of `last`."""
+        if not isinstance(column, pa.DictionaryArray):
+            self._add_views(column)
+            column.validate(full=True)
+            return
+        column.indices.validate(full=True)
+        if last is None or not same_array(column.dictionary, last.dictionary):
+            self._add_views(column.dictionary)
+            column.dictionary.validate(full=True)
+        codes = column.indices.drop_null().to_numpy()
+        if len(codes) and not (codes.min() >= 0 and codes.max() < len(column.dictionary)):
+            raise ValueError("an index lies outside its dictionary")
+
+    def _add_views(self, array: pa.Array) -> None:
+        """Views may all show the same text, so that few bytes look like very many."""
+        if array.type != pa.string_view() or not len(array):
+            return
+        end = array.offset + len(array)
+        lengths = np.frombuffer(array.buffers()[1], np.int32, 4 * end)[4 * array.offset :: 4]
+        if array.null_count:
+            lengths = lengths[array.is_valid().to_numpy(zero_copy_only=False)]
+        self._viewed_bytes += int(np.maximum(lengths, 0).sum(dtype=np.int64))
+        if self._viewed_bytes > self._bytes_max:
+            raise too_large(f"The texts have more than {self._bytes_max} bytes")
 
 
 def same_array(one: pa.Array, other: pa.Array) -> bool:
@@ -94,33 +121,6 @@ def refusals() -> Iterator[None]:
     except (pa.ArrowException, ValueError, OSError, OverflowError, struct.error) as error:
         what = str(error).encode(errors="replace").decode()[:QUOTED_MAX]
         raise bad_request(f"Not an Arrow IPC stream, nothing was counted. {what}") from error
-
-
-def _validate(column: pa.Array, last: pa.Array | None, bytes_max: int) -> None:
-    """Looks at every value; at those of a dictionary only when it is not that of `last`."""
-    if not isinstance(column, pa.DictionaryArray):
-        _check_views(column, bytes_max)
-        column.validate(full=True)
-        return
-    column.indices.validate(full=True)
-    if last is None or not same_array(column.dictionary, last.dictionary):
-        _check_views(column.dictionary, bytes_max)
-        column.dictionary.validate(full=True)
-    codes = column.indices.drop_null().to_numpy()
-    if len(codes) and not (codes.min() >= 0 and codes.max() < len(column.dictionary)):
-        raise ValueError("an index lies outside its dictionary")
-
-
-def _check_views(array: pa.Array, bytes_max: int) -> None:
-    """Views may all show the same text, so that few bytes look like very many."""
-    if array.type != pa.string_view() or not len(array):
-        return
-    end = array.offset + len(array)
-    lengths = np.frombuffer(array.buffers()[1], np.int32, 4 * end)[4 * array.offset :: 4]
-    if array.null_count:
-        lengths = lengths[array.is_valid().to_numpy(zero_copy_only=False)]
-    if np.maximum(lengths, 0).sum(dtype=np.int64) > bytes_max:
-        raise too_large(f"The texts of a column have more than {bytes_max} bytes")
 
 
 class _Bounds:

@@ -43,6 +43,7 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
 
 
 app.command("benchmarks.generate:generate", name="generate")
+app.command("api.check:check", name="check")
 
 
 def main() -> None:

@@ -62,7 +62,6 @@ WRITING: dict[str, Any] = {
     "column_encoding": dict.fromkeys(_NUMBERS, "BYTE_STREAM_SPLIT"),
     "write_statistics": [*_STATISTICS],
     "data_page_size": _PAGE_BYTES,
-    "dictionary_pagesize_limit": _PAGE_BYTES,
     "max_rows_per_page": GROUP_ROWS,
     "write_page_checksum": True,
     "store_schema": False,
@@ -212,13 +211,11 @@ def _tidy(facts: pa.Table) -> pa.Table:
 
 
 def _tidy_names(facts: pa.Table, column: str) -> pa.DictionaryArray:
-    chunk = _chunk(facts, column)
-    distinct = chunk.dictionary.dictionary_encode()
-    codes = distinct.indices.take(chunk.indices).fill_null(-1).to_numpy()
+    codes, dictionary = codes_of(facts, column), _chunk(facts, column).dictionary
     used = np.flatnonzero(np.bincount(codes + 1, minlength=1)[1:])
-    names = distinct.dictionary.take(pa.array(used))
+    names = dictionary.take(pa.array(used))
     order = pc.array_sort_indices(names)
-    ranks = np.zeros(len(distinct.dictionary) + 1, np.int32)  # the last one is for null
+    ranks = np.zeros(len(dictionary) + 1, np.int32)  # the last one is for null
     ranks[used[order.to_numpy()]] = np.arange(len(used), dtype=np.int32)
     tidy = pa.array(ranks[codes], mask=codes < 0)
     return pa.DictionaryArray.from_arrays(tidy, names.take(order))

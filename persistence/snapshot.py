@@ -66,12 +66,12 @@ def write(
     _remove_drafts(folder)
     if target.exists():
         return  # nothing was appended since
-    draft.mkdir()
-    files = {name: _write_table(draft / f"{name}.parquet", table) for name, table in tables.items()}
-    manifest = Manifest(FORMAT, sequence, files, extra)
-    replace_file(draft / _MANIFEST, msgspec.json.encode(manifest))
-    sync_folder(draft)
-    draft.rename(target)
+    try:
+        _write_draft(draft, sequence, tables, extra)
+        draft.rename(target)
+    except OSError:
+        _remove_drafts(folder)  # it may be what fills the disk
+        raise
     sync_folder(folder)
 
 
@@ -128,6 +128,16 @@ def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if path.name.isdigit()), reverse=True)
+
+
+def _write_draft(
+    draft: Path, sequence: int, tables: Mapping[str, pa.Table], extra: dict[str, Any]
+) -> None:
+    draft.mkdir()
+    files = {name: _write_table(draft / f"{name}.parquet", table) for name, table in tables.items()}
+    manifest = Manifest(FORMAT, sequence, files, extra)
+    replace_file(draft / _MANIFEST, msgspec.json.encode(manifest))
+    sync_folder(draft)
 
 
 def _write_table(path: Path, table: pa.Table) -> TableFile:

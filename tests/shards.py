@@ -5,11 +5,32 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aggregator.event import Event
+import msgspec
+import pyarrow as pa
+
+from aggregator.checkpoint import erasure_of, facts_between
+from aggregator.commands import Command
+from aggregator.event import Event, Part, to_batch
 from aggregator.lane import Lane, QueueLimits
+from aggregator.messages import (
+    Answers,
+    Exported,
+    ExportRequest,
+    Fact,
+    Query,
+    Reply,
+    ShardStats,
+    StatsQuery,
+    decode_reply,
+    encode_commands,
+    encode_events,
+    encode_export,
+    encode_queries,
+)
 from aggregator.router import Router
 from aggregator.rules import Rules
 from aggregator.shard import Shard, ShardSettings
+from persistence.facts import SCHEMA, one_chunk
 
 NOW_MS = 1_700_000_000_000
 
@@ -53,3 +74,54 @@ async def router_of(shards: Iterable[Shard]) -> AsyncIterator[Router]:
 def watch(user: str, slug: str, start: int, stop: int, step: int = 10) -> list[Event]:
     """Someone plays a movie from second `start` to `stop`."""
     return [Event(user, slug, float(at)) for at in range(start, stop + 1, step)]
+
+
+# Frames
+
+
+async def send(
+    shard: Shard, sequence: int, events: list[Event], key: str | None = None, producer: int = 1
+) -> Reply:
+    batch = to_batch([Part(events, key)]).encode()
+    return decode_reply(await shard.handle(encode_events(producer, sequence, batch)))
+
+
+async def order(shard: Shard, sequence: int, *commands: Command, producer: int = 2) -> Reply:
+    """Has commands carried out, as one frame."""
+    return decode_reply(await shard.handle(encode_commands(producer, sequence, [*commands])))
+
+
+async def ask(shard: Shard, *queries: Query) -> list[Any]:
+    reply = decode_reply(await shard.handle(encode_queries(list(queries))))
+    assert isinstance(reply, Answers)
+    return [msgspec.msgpack.decode(answer) for answer in reply.answers]
+
+
+async def stats_of(shard: Shard) -> ShardStats:
+    return msgspec.convert((await ask(shard, StatsQuery()))[0], ShardStats)
+
+
+async def export_pages(shard: Shard, user: str, limit: int) -> list[list[Fact]]:
+    """All that is exported of a user, page by page."""
+    pages: list[list[Fact]] = []
+    after: tuple[int, int] | None = (0, 0)
+    while after is not None:
+        request = ExportRequest(user, after, limit)
+        reply = decode_reply(await shard.handle(encode_export(request)))
+        assert isinstance(reply, Exported)
+        pages.append(reply.facts)
+        after = reply.next
+    return pages
+
+
+# Facts
+
+
+def facts_kept(shard: Shard) -> pa.Table:
+    """All facts of the store and then of the log, in order of arrival, without those erased."""
+    folders, last = shard._folders, shard._applied_sequence
+    stored = one_chunk(pa.concat_tables([SCHEMA.empty_table(), *folders.store.read()]))
+    stored = stored.filter(pa.array(~erasure_of(shard._erasing).hits(stored)))
+    first = folders.store.archived_sequence() + 1
+    logged = facts_between(folders, first, last, shard._skipped, shard._erasing)
+    return pa.concat_tables([stored, logged])

@@ -1,7 +1,5 @@
 """The structures under the state, against Python's own."""
 
-from typing import Any
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +8,6 @@ from aggregator.intmap import IntMap
 from aggregator.recent import RecentHashes
 from aggregator.rules import BUCKET_MS
 from aggregator.runs import Cover, Interval, Runs, Steps
-from persistence.batch import OPTIONAL, Batch
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 INTERVALS = st.lists(
@@ -118,59 +115,3 @@ def test_recent_hashes_forget_after_two_windows() -> None:
     assert recent.contains(np.array([1, 2])).tolist() == [True, True]
     recent.add(np.array([3]), 1_202)
     assert recent.contains(np.array([1, 2, 3])).tolist() == [False, True, True]
-
-
-@st.composite
-def batches(draw: st.DrawFn) -> Batch:
-    names = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4, unique=True)
-    tables = [draw(names) for _ in range(3)]
-    events = draw(st.integers(1, 8))
-
-    def codes(table: list[str]) -> Any:
-        drawn = draw(st.lists(st.integers(0, len(table) - 1), min_size=events, max_size=events))
-        return np.array(drawn, np.int32)
-
-    def numbers() -> Any:
-        return np.array(draw(st.lists(INT64, min_size=events, max_size=events)), np.int64)
-
-    optional = [numbers() if draw(st.booleans()) else None for _ in OPTIONAL]
-    columns: list[Any] = [*tables, *map(codes, tables), numbers(), *optional]
-    return Batch(*columns)
-
-
-def rows(batch: Batch) -> list[tuple[Any, ...]]:
-    def values(column: Any, absent: int) -> list[int]:
-        return [absent] * len(batch) if column is None else column.tolist()
-
-    return list(
-        zip(
-            [batch.users[code] for code in batch.user],
-            [batch.slugs[code] for code in batch.slug],
-            [batch.sessions[code] for code in batch.session],
-            batch.at_ms.tolist(),
-            values(batch.ts_ms, -1),
-            values(batch.duration_ms, 0),
-            values(batch.id_hash, 0),
-            values(batch.key_hash, 0),
-            strict=True,
-        )
-    )
-
-
-@given(batches())
-def test_a_batch_decodes_to_itself(batch: Batch) -> None:
-    assert rows(Batch.decode(batch.encode())) == rows(batch)
-
-
-@given(st.lists(batches(), min_size=1, max_size=4))
-def test_batches_join_in_order(parts: list[Batch]) -> None:
-    joined = Batch.concatenate(parts)
-    assert rows(joined) == [row for part in parts for row in rows(part)]
-
-
-@given(batches(), st.randoms())
-def test_a_batch_keeps_what_is_taken(batch: Batch, random: Any) -> None:
-    mask = np.array([random.random() < 0.5 for _ in range(len(batch))], np.bool_)
-    taken = batch.take(mask)
-    assert rows(taken) == [row for row, kept in zip(rows(batch), mask, strict=True) if kept]
-    assert set(taken.users) == {row[0] for row in rows(taken)}

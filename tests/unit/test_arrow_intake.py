@@ -458,19 +458,30 @@ def test_compression_from_before_the_format_had_it_is_refused() -> None:
     assert "Compression of this kind" in refusal(sink.getvalue().to_pybytes()).detail
 
 
+def _views_of_one_text(count: int, length: int) -> pa.Array:
+    views = np.zeros((count, 4), np.int32)
+    views[:, 0], views[:, 1] = length, int.from_bytes(b"xxxx", "little")
+    content = [None, pa.py_buffer(views), pa.py_buffer(b"x" * length)]
+    return pa.Array.from_buffers(pa.string_view(), count, content)
+
+
 @pytest.mark.parametrize("coded", [False, True])
 def test_many_views_of_one_long_text_are_refused(coded: bool) -> None:
     """Looking at each would take minutes."""
-    long = BYTES_MAX // 2
-    views = np.zeros((EVENTS_MAX, 4), np.int32)
-    views[:, 0], views[:, 1] = long, int.from_bytes(b"xxxx", "little")
-    content = [None, pa.py_buffer(views), pa.py_buffer(b"x" * long)]
-    user: pa.Array = pa.Array.from_buffers(pa.string_view(), EVENTS_MAX, content)
+    user = _views_of_one_text(EVENTS_MAX, BYTES_MAX // 2)
     if coded:
         user = pa.DictionaryArray.from_arrays(pa.array(range(EVENTS_MAX), pa.int32()), user)
     columns = {"user": user, "slug": ["m"] * EVENTS_MAX, "at": [1] * EVENTS_MAX}
     refused = refusal(stream(pa.record_batch(columns)))
     assert refused.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert "texts" in refused.detail
+
+
+def test_views_are_counted_over_all_batches() -> None:
+    user = _views_of_one_text(100, BYTES_MAX // 500)
+    events = pa.record_batch({"user": user, "slug": ["m"] * 100, "at": [1] * 100})
+    assert parse_arrow(stream(*[events] * 5)).rejected == 500
+    assert "texts" in refusal(stream(*[events] * 6)).detail
 
 
 def test_a_long_text_that_many_events_have_is_no_name() -> None:
@@ -485,16 +496,18 @@ def test_a_long_text_that_many_events_have_is_no_name() -> None:
 
 def test_buffers_that_lie_on_each_other_are_refused() -> None:
     """Each might be copied, and there may be very many."""
-    events = pa.record_batch({"user": ["u"], "slug": ["m"], "at": [1.0], "x": [2.0]})
-    body = stream(events)
-    at, x = (body.index(struct.pack("<d", number)) for number in (1.0, 2.0))
-    moved = bytearray(body)
-    place = body.index(struct.pack("<qq", x - at + 1, 8)[8:], 0, at)
-    starts = [n for n in range(place, at) if body[n : n + 8] == struct.pack("<q", 8)]
-    assert starts
-    for start in starts:
-        moved[start : start + 8] = struct.pack("<q", at)
-    assert refusal(bytes(moved)).status == HTTPStatus.BAD_REQUEST
+    body = stream(batch([{"user": "u", "slug": "m", "at": 1.0}] * 100))
+    places = {
+        length: [place for start in range(8, 4096, 8) if (place := _place(start, length)) in body]
+        for length in (100, 800)
+    }
+    (_, of_slugs), (of_at,) = places[100], places[800]
+    assert "lie on each other" in refusal(body.replace(of_slugs, of_at)).detail
+
+
+def _place(start: int, length: int) -> bytes:
+    """Where a buffer is, as a message's metadata say it."""
+    return struct.pack("<qq", start, length)
 
 
 def test_batches_and_copies_of_dictionaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,147 @@
+"""Events as columns: however they came, and wherever they are cut."""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.event import Part, to_batch
+from aggregator.router import _split, shard_of
+from api.arrow_intake import parse_arrow
+from api.intake import parse_json
+from persistence.batch import OPTIONAL, Batch
+from tests.arrow_streams import TEXT_TYPES, batch, stream
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    names = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4, unique=True)
+    tables = [draw(names) for _ in range(3)]
+    events = draw(st.integers(1, 8))
+
+    def codes(table: list[str]) -> Any:
+        drawn = draw(st.lists(st.integers(0, len(table) - 1), min_size=events, max_size=events))
+        return np.array(drawn, np.int32)
+
+    def numbers() -> Any:
+        return np.array(draw(st.lists(INT64, min_size=events, max_size=events)), np.int64)
+
+    optional = [numbers() if draw(st.booleans()) else None for _ in OPTIONAL]
+    columns: list[Any] = [*tables, *map(codes, tables), numbers(), *optional]
+    return Batch(*columns)
+
+
+def rows(batch: Batch) -> list[tuple[Any, ...]]:
+    def values(column: Any, absent: int) -> list[int]:
+        return [absent] * len(batch) if column is None else column.tolist()
+
+    return list(
+        zip(
+            [batch.users[code] for code in batch.user],
+            [batch.slugs[code] for code in batch.slug],
+            [batch.sessions[code] for code in batch.session],
+            batch.at_ms.tolist(),
+            values(batch.ts_ms, -1),
+            values(batch.duration_ms, 0),
+            values(batch.id_hash, 0),
+            values(batch.key_hash, 0),
+            strict=True,
+        )
+    )
+
+
+@given(batches())
+def test_a_batch_decodes_to_itself(batch: Batch) -> None:
+    assert rows(Batch.decode(batch.encode())) == rows(batch)
+
+
+@given(st.lists(batches(), min_size=1, max_size=4))
+def test_batches_join_in_order(parts: list[Batch]) -> None:
+    joined = Batch.concatenate(parts)
+    assert rows(joined) == [row for part in parts for row in rows(part)]
+
+
+@given(batches(), st.randoms())
+def test_a_batch_keeps_what_is_taken(batch: Batch, random: Any) -> None:
+    mask = np.array([random.random() < 0.5 for _ in range(len(batch))], np.bool_)
+    taken = batch.take(mask)
+    assert rows(taken) == [row for row, kept in zip(rows(batch), mask, strict=True) if kept]
+    assert set(taken.users) == {row[0] for row in rows(taken)}
+
+
+@given(batches(), st.randoms())
+def test_events_at_places_are_taken_in_that_order(whole: Batch, random: Any) -> None:
+    places = [random.randrange(len(whole)) for _ in range(5)]
+    taken = whole.take(np.array(places))
+    assert rows(taken) == [rows(whole)[place] for place in places]
+
+
+@given(batches(), st.integers(1, 5))
+def test_a_shard_gets_the_events_of_its_users_in_order(whole: Batch, shards: int) -> None:
+    split = _split(whole, shards)
+    assert len(split) == len({shard_of(row[0], shards) for row in rows(whole)})
+    for shard, part in split.items():
+        assert isinstance(part, Batch)
+        assert rows(part) == [row for row in rows(whole) if shard_of(row[0], shards) == shard]
+
+
+NAMES = st.sampled_from(["u", "v", "é" * 128, "کاربر", "a b", "\xa0", "🎬"]) | st.text(max_size=3)
+FLAWED_NAMES = st.sampled_from(["", "a\n", "\x7f", "\x85", "é" * 129, "x" * 257])
+TAGS = st.sampled_from(["s", "t", "a\nb", "x" * 128]) | st.sampled_from(["", "é" * 65, "x" * 129])
+SECONDS = st.integers(0, 20_000) | st.floats(0, 10_000_000) | st.sampled_from([-0.001, 1e7 + 1])
+TIMES = st.integers(0, 2**53) | st.floats(0, 2**53) | st.sampled_from([-1, 2.0**54])
+FIELDS = ("user", "slug", "at", "session", "id", "ts", "duration")
+EVENTS = st.lists(
+    st.tuples(
+        *(NAMES | FLAWED_NAMES, NAMES | FLAWED_NAMES, SECONDS),
+        *(st.none() | values for values in (TAGS, TAGS, TIMES, SECONDS)),
+    ).map(lambda values: dict(zip(FIELDS, values, strict=True))),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(EVENTS, st.lists(st.integers(0, 12)), st.sampled_from(TEXT_TYPES), st.booleans())
+def test_events_are_the_same_in_json_and_in_arrow(
+    events: list[dict[str, Any]], cuts: list[int], type_: pa.DataType, deltas: bool
+) -> None:
+    """The same columns and errors, however the stream is cut into batches."""
+    present = [{k: v for k, v in event.items() if v is not None} for event in events]
+    of_json = parse_json(json.dumps(present).encode(), 100)
+    whole = batch(events, type_, at=pa.float64(), ts=pa.float64(), duration=pa.float64())
+    ends = sorted({0, *(cut for cut in cuts if cut < len(events)), len(events)})
+    batches = [
+        batch(events[start:end], type_, at=pa.float64(), ts=pa.float64(), duration=pa.float64())
+        for start, end in pairwise(ends)
+    ]
+    for parts in ([whole], batches):
+        of_arrow = parse_arrow(stream(*parts, emit_dictionary_deltas=deltas), 100, 1 << 20)
+        assert of_arrow.errors == of_json.errors
+        assert len(of_arrow.events) == len(of_json.events)
+        if of_json.events:
+            columns = to_batch([Part(of_arrow.events, "key")])
+            assert rows(columns) == rows(to_batch([Part(of_json.events, "key")]))
+            assert set(columns.users) == {row[0] for row in rows(columns)}
+
+
+KEYS = [None, "a", "b", None, "c", "d"]
+
+
+@given(EVENTS, st.lists(st.sampled_from(["list", "batch"]), min_size=1, max_size=6))
+def test_lists_and_columns_join_in_order(events: list[dict[str, Any]], kinds: list[str]) -> None:
+    """A frame may hold requests of both kinds, with and without keys."""
+    body = json.dumps([{k: v for k, v in e.items() if v is not None} for e in events]).encode()
+    good = parse_json(body, 100).events
+    assert isinstance(good, list)
+    parts = [
+        Part(good[:number] if kind == "list" else to_batch([Part(good[:number])]), key)
+        for number, (kind, key) in enumerate(zip(kinds, KEYS, strict=False), 1)
+    ]
+    as_lists = [Part(good[:number], part.key) for number, part in enumerate(parts, 1)]
+    assert rows(to_batch(parts)) == rows(to_batch(as_lists))

@@ -4,7 +4,7 @@ from typing import Any
 
 from sanic import Sanic
 
-from api import documentation, events, movies, operating, users, watching
+from api import cors, documentation, events, movies, operating, users, watching
 from api.problems import ProblemHandler
 from api.settings import Settings
 
@@ -32,4 +32,5 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     for module in (events, movies, users, watching, operating):
         app.blueprint(module.blueprint)
     documentation.install(app)
+    cors.install(app, settings.cors_origins)
     return app

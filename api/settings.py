@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     connections_max: int = Field(
         10_000, ge=1, description="Connections a worker holds; past it 503."
     )
+    cors_origins: str = Field(
+        "",
+        description="Origins of web pages whose players may call, by commas; * for all.",
+    )
     snapshot_events: int = Field(
         2_000_000, ge=1, description="A shard writes a snapshot after this many events."
     )

@@ -1,0 +1,48 @@
+"""Players in web pages of other origins."""
+
+import requests
+
+from tests.playhead import Playhead
+
+PAGE = "https://video.example"
+
+
+def preflight(server: Playhead, origin: str) -> requests.Response:
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "if-match,content-type",
+    }
+    path = "/v1/users/u/movies/m/position"
+    return server.session.options(server.url + path, headers=headers, timeout=30)
+
+
+def test_only_origins_that_were_named_are_allowed(playhead: Playhead) -> None:
+    playhead.start("--cors-origins", f"https://other.example, {PAGE}")
+    allowed = preflight(playhead, PAGE)
+    assert allowed.status_code == 204
+    assert allowed.headers["Access-Control-Allow-Origin"] == PAGE
+    assert allowed.headers["Access-Control-Allow-Credentials"] == "true"
+    assert "PUT" in allowed.headers["Access-Control-Allow-Methods"]
+    assert "If-Match" in allowed.headers["Access-Control-Allow-Headers"]
+    event = {"user": "u", "slug": "m", "at": 1}
+    posted = playhead.post("/", json=event, headers={"Origin": PAGE})
+    assert posted.headers["Access-Control-Allow-Origin"] == PAGE
+    missing = playhead.get("/v1/users/none", headers={"Origin": PAGE})
+    assert missing.status_code == 404
+    assert missing.headers["Access-Control-Allow-Origin"] == PAGE
+    stranger = preflight(playhead, "https://stranger.example")
+    assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+def test_by_default_no_other_origin_is_allowed(server: Playhead) -> None:
+    assert "Access-Control-Allow-Origin" not in preflight(server, PAGE).headers
+    answer = server.get("/healthz", headers={"Origin": PAGE})
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_a_star_allows_all_without_cookies(playhead: Playhead) -> None:
+    playhead.start("--cors-origins", "*")
+    answer = playhead.get("/healthz", headers={"Origin": PAGE})
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Credentials" not in answer.headers

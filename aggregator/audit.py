@@ -73,7 +73,7 @@ def check(path: Path, tell: Tell = lambda *_: None) -> Report:
     rules = Rules(**manifest.rules)
     reports = []
     for number in range(manifest.shards):
-        folder = shard_folder(path, number)
+        folder = shard_folder(manifest.root(path), number)
         shard = Shard(number, folder, Folders.of(folder, number), rules, manifest.id)
         reports.append(_check_shard(shard, tell))
     return Report(path, reports)
@@ -84,7 +84,7 @@ def _check_shard(shard: Shard, tell: Tell) -> ShardReport:
         copy = FactCopy(connection, shard.folders.store)
         evidence = gather(shard, copy, partial(tell, shard.number))
         fold_before = evidence.fold()
-        if evidence.has_files and not copy.damage:
+        if evidence.has_all_facts:
             tell(shard.number, "SQL", 0, 1)
             copy.finish(evidence.tail, evidence.erasing)
             tables = totals(connection, FACTS, shard.rules, fold_before)

@@ -25,7 +25,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Erasing(msgspec.Struct, frozen=True):
-    """An erase whose traces are still on disk. `slug` None is all of a user."""
+    """An erase whose traces are still on disk: in facts of records up to `sequence`.
+
+    It is in the record after that, and may have others before and behind it. `slug`
+    None is all of a user.
+    """
 
     sequence: int
     received_ms: int
@@ -45,8 +49,9 @@ def erasure_of(erasing: Iterable[Erasing]) -> Erasure:
 
 
 def erases_in(sequence: int, received_ms: int, commands: list[Any]) -> list[Erasing]:
+    """Those of a record. `entries.facts_of` leaves out what they erase of the record itself."""
     return [
-        Erasing(sequence, received_ms, command.user, command.slug)
+        Erasing(sequence - 1, received_ms, command.user, command.slug)
         for command in commands
         if isinstance(command, Erase)
     ]

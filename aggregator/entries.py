@@ -118,11 +118,12 @@ def _facts_of_events(chunk: list[Entry], skipped: Skipped) -> pa.Table:
 def _facts_of_commands(entry: Entry, skipped: Skipped) -> pa.Table:
     assert not isinstance(entry.content, Batch)
     without = set(skipped.get(entry.record.sequence, ()))
-    carried_out = [
-        (index, command)
-        for index, command in enumerate(entry.content)
-        if index not in without and not isinstance(command, Erase)
-    ]
+    carried_out: list[tuple[int, Command]] = []
+    for index, command in enumerate(entry.content):
+        if isinstance(command, Erase):
+            carried_out = [each for each in carried_out if not _is_erased(each[1], command)]
+        elif index not in without:
+            carried_out.append((index, command))
     rows = [
         {
             "sequence": entry.record.sequence,
@@ -134,6 +135,11 @@ def _facts_of_commands(entry: Entry, skipped: Skipped) -> pa.Table:
         for index, command in carried_out
     ]
     return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _is_erased(command: Command, erase: Erase) -> bool:
+    """Whether what an earlier command of the same record did is erased."""
+    return getattr(command, "user", None) == erase.user and erase.slug in (None, command.slug)
 
 
 _COMMAND_FIELDS = ("user", "slug", "at_ms", "duration_ms", "title")

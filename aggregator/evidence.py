@@ -7,7 +7,9 @@ takes some care; see `gather`.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,14 +27,18 @@ from aggregator.inspection import (
     replayed,
     tail_after,
 )
-from aggregator.messages import Refused, Tabled
+from aggregator.messages import Refused
 from aggregator.recovery import Recovered
 from aggregator.rules import Rules
+from aggregator.sockets import RunningShard
 from aggregator.tables import tables_of
 from persistence import log, snapshot
 from persistence.errors import PersistenceError
 from persistence.facts import SCHEMA
 from persistence.snapshot import Snapshot
+
+#: A server waits so long with its next checkpoint, at most, while log and snapshots are read.
+HOLD_S = 60.0
 
 #: Gets what is being done, and how much of it is done and in all.
 Tell = Callable[[str, int, int], None]
@@ -55,6 +61,8 @@ class Evidence:
     #: The record after which all of it is, None when that could not be told.
     last: int | None = None
     sources: list[Source] = field(default_factory=list)
+    #: Whether the copied facts and what follows are all there is.
+    has_all_facts: bool = False
     #: Facts in the log alone, and erases that may not have been carried out in stored files.
     tail: pa.Table = field(default_factory=SCHEMA.empty_table)
     erasing: list[Erasing] = field(default_factory=list)
@@ -99,45 +107,56 @@ def gather(shard: Shard, copy: FactCopy, tell: Tell) -> Evidence:
     """Everything but SQL over the facts, and `copy` as it is needed for that.
 
     1. Copy stored facts. That takes longest, and the server goes on.
-    2. Ask the server for its tables. They are those after some record, call it M.
-    3. Read snapshots and log up to M.
-    4. See that since step 1 no stored file was replaced, and that nothing which could
-       not be read has just been removed. Else begin again; step 1 has little to do now.
+    2. Have the server leave its files as they are, and copy those that it has changed.
+    3. Ask it for its tables. They are those after some record, call it M.
+    4. Read snapshots and log up to M, then let the server go on.
+    5. See that since step 2 no stored file was replaced, and that nothing which could
+       not be read has just been removed: if it did take too long, go back to step 2.
 
-    So an erase that is final in what was copied was before M, and one that was before M
-    is final there or still in the log.
+    So an erase before M is final in what was copied or still in the log, and one after
+    M is not in it.
     """
+    running = sockets.find(sockets.namespace_of(shard.data_id), shard.number, shard.folder)
+    copy.catch_up(partial(tell, "stored events"))
     for _ in range(ATTEMPTS):
         names = file_names(shard.folders)
-        evidence = _attempt(shard, copy, tell)
-        is_current = copy.is_current()
-        if is_current and not (evidence.damage and file_names(shard.folders) != names):
+        with running.holding(HOLD_S) if running else nullcontext():
+            evidence = _attempt(shard, running, copy, tell)
+            is_settled = copy.is_current()
+            has_moved = file_names(shard.folders) != names
+        if is_settled and not (evidence.damage and has_moved):
             return evidence
         time.sleep(PAUSE_S)
-    if not is_current:
+    if not is_settled:
+        evidence.has_all_facts = False
         evidence.damage.append(
-            "the server replaced stored files each time while they were compared: check again later"
+            f"the server replaces stored events while {shard.folder} is read: try again later"
         )
     return evidence
 
 
-def _attempt(shard: Shard, copy: FactCopy, tell: Tell) -> Evidence:
+def _attempt(shard: Shard, running: RunningShard | None, copy: FactCopy, tell: Tell) -> Evidence:
     evidence = Evidence()
-    copy.catch_up(lambda done, of: tell("stored events", done, of))
+    copy.catch_up(partial(tell, "stored events"))
     evidence.damage += map(str, copy.damage)
     tell("memory", 0, 1)
-    memory = sockets.ask_for_tables(sockets.namespace_of(shard.data_id), shard.number, shard.folder)
-    match memory:
-        case Tabled(sequence, fold_before):
-            evidence.last = sequence
-            evidence.sources.append(Source("memory", None, memory.decoded(), fold_before))
-        case Refused(reason):
-            evidence.left_out.append(f"memory: {reason}")
-        case None:
-            evidence.left_out.append("memory: no server of this data was found running here")
+    _ask(running, evidence)
     _read_log(shard.folders, evidence, tell)
-    _read_snapshots(shard, evidence, copy.stored_sequence, tell)
+    _read_snapshots(shard, evidence, copy, tell)
     return evidence
+
+
+def _ask(running: RunningShard | None, evidence: Evidence) -> None:
+    """Adds what the running shard has in memory."""
+    try:
+        reply = running.tables() if running else Refused("no server of this data was found here")
+    except OSError as error:
+        reply = Refused(f"its server was there and has no answer: {error!r}")
+    if isinstance(reply, Refused):
+        evidence.left_out.append(f"memory: {reply.reason}")
+        return
+    evidence.last = reply.sequence
+    evidence.sources.append(Source("memory", None, reply.decoded(), reply.fold_before))
 
 
 def _read_log(folders: Folders, evidence: Evidence, tell: Tell) -> None:
@@ -154,7 +173,7 @@ def _read_log(folders: Folders, evidence: Evidence, tell: Tell) -> None:
         evidence.damage.append(str(error))
 
 
-def _read_snapshots(shard: Shard, evidence: Evidence, stored: int, tell: Tell) -> None:
+def _read_snapshots(shard: Shard, evidence: Evidence, copy: FactCopy, tell: Tell) -> None:
     """Each snapshot, newest first, with the log after it; the log alone if there is none."""
     kept = kept_snapshots(shard.folders)
     for number, path in enumerate(kept):
@@ -165,21 +184,21 @@ def _read_snapshots(shard: Shard, evidence: Evidence, stored: int, tell: Tell) -
             evidence.damage.append(str(error))
             continue
         if evidence.last is None or loaded.sequence <= evidence.last:
-            _follow(shard, evidence, loaded, path, stored)
+            _follow(shard, evidence, loaded, path, copy)
     segments = log.segments(shard.folders.log)
     has_all = segments and int(segments[0].stem) == 1
     if not kept or (has_all and not evidence.has_files):
-        _follow(shard, evidence, None, shard.folders.log, stored)
+        _follow(shard, evidence, None, shard.folders.log, copy)
 
 
 def _follow(
-    shard: Shard, evidence: Evidence, start: Snapshot | None, place: Path, stored: int
+    shard: Shard, evidence: Evidence, start: Snapshot | None, place: Path, copy: FactCopy
 ) -> None:
     """Adds what `start` and the log after it come to."""
     try:
         recovered = replayed(shard.folders, start, shard.rules, evidence.last)
         if not evidence.has_files:
-            _take_rest(shard.folders, evidence, recovered, stored)
+            _take_rest(shard.folders, evidence, recovered, copy)
     except (FileNotFoundError, PersistenceError) as error:
         evidence.damage.append(str(error))
         return
@@ -188,9 +207,9 @@ def _follow(
     evidence.sources.append(Source(name, place, tables_of(recovered.state), fold_before))
 
 
-def _take_rest(folders: Folders, evidence: Evidence, recovered: Recovered, stored: int) -> None:
+def _take_rest(folders: Folders, evidence: Evidence, recovered: Recovered, copy: FactCopy) -> None:
     """What the newest snapshot and the log after it say besides; without a server, the end."""
-    last = recovered.next_sequence - 1
+    last, stored = recovered.next_sequence - 1, copy.stored_sequence
     wanted = max(evidence.last or 0, stored)
     if last < wanted:
         what = "the server has record" if evidence.last else "there are stored events of record"
@@ -198,3 +217,4 @@ def _take_rest(folders: Folders, evidence: Evidence, recovered: Recovered, store
     evidence.last = last
     evidence.tail = tail_after(folders, stored, recovered)
     evidence.erasing = recovered.erasing
+    evidence.has_all_facts = not copy.damage

@@ -113,15 +113,16 @@ def inspect(path: Path, up_to: Mapping[int, int] | None = None) -> Inspection:
     """
     manifest = read_manifest(path)
     rules = Rules(**manifest.rules)
+    root = manifest.root(path)
     shards = [
-        read_shard(path, shard, rules, (up_to or {}).get(shard)) for shard in range(manifest.shards)
+        read_shard(root, shard, rules, (up_to or {}).get(shard)) for shard in range(manifest.shards)
     ]
     return Inspection(path, manifest, rules, shards)
 
 
-def read_shard(path: Path, shard: int, rules: Rules, up_to: int | None = None) -> ShardContent:
-    """What a shard of the data directory `path` holds; raises `PersistenceError`."""
-    folders = Folders.of(shard_folder(path, shard), shard)
+def read_shard(root: Path, shard: int, rules: Rules, up_to: int | None = None) -> ShardContent:
+    """What a shard of the generation in `root` holds; raises `PersistenceError`."""
+    folders = Folders.of(shard_folder(root, shard), shard)
     return patiently(folders, lambda: _read_shard(folders, shard, rules, up_to))
 
 

@@ -3,9 +3,9 @@
 A frame's first byte is its kind. `EVENTS` and `COMMANDS` are followed by the
 producer and its sequence (u64 each, little-endian) and by an encoded batch or
 array of commands; `QUERIES` by a MessagePack array of queries, `EXPORT` by one
-`ExportRequest`, `TABLES` by one `TablesRequest`. Replies are MessagePack. A
-producer is one router; it numbers its frames to a shard, and sends the same frame
-again, with the same number, until it has a reply.
+`ExportRequest`, `HOLD` by one `HoldRequest`, `TABLES` by one `TablesRequest`.
+Replies are MessagePack. A producer is one router; it numbers its frames to a shard,
+and sends the same frame again, with the same number, until it has a reply.
 """
 
 import struct
@@ -21,6 +21,7 @@ from aggregator.commands import Command
 EVENTS = b"E"
 COMMANDS = b"C"
 EXPORT = b"X"
+HOLD = b"H"
 QUERIES = b"Q"
 TABLES = b"T"
 
@@ -70,6 +71,10 @@ class Exported(msgspec.Struct, tag=True, frozen=True):
     next: tuple[int, int] | None
 
 
+class Held(msgspec.Struct, tag=True, frozen=True):
+    """Files stay as they are, for as long as was asked for."""
+
+
 class Tabled(msgspec.Struct, tag=True, frozen=True):
     """All that the state says after the record `sequence`: Arrow IPC streams, by table name.
 
@@ -84,7 +89,7 @@ class Tabled(msgspec.Struct, tag=True, frozen=True):
         return {name: pa.ipc.open_stream(stream).read_all() for name, stream in self.tables.items()}
 
 
-Reply = Applied | Done | Answers | Exported | Tabled | Refused
+Reply = Applied | Done | Answers | Exported | Held | Tabled | Refused
 
 
 class ExportRequest(msgspec.Struct, frozen=True):
@@ -93,6 +98,16 @@ class ExportRequest(msgspec.Struct, frozen=True):
     user: str
     after: tuple[int, int]
     limit: int
+
+
+class HoldRequest(msgspec.Struct, frozen=True):
+    """For so long, no checkpoint of the shard that keeps its data in `folder`; 0 ends that.
+
+    Another shard refuses.
+    """
+
+    folder: str
+    seconds: float
 
 
 class TablesRequest(msgspec.Struct, frozen=True):
@@ -312,6 +327,7 @@ def decode_appended(frame: bytes) -> tuple[int, int, memoryview]:
 
 
 _export = msgspec.msgpack.Decoder(ExportRequest)
+_hold = msgspec.msgpack.Decoder(HoldRequest)
 _tables = msgspec.msgpack.Decoder(TablesRequest)
 _queries = msgspec.msgpack.Decoder(list[Query])
 _reply: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply)
@@ -331,6 +347,14 @@ def encode_export(request: ExportRequest) -> bytes:
 
 def decode_export(frame: bytes) -> ExportRequest:
     return _export.decode(memoryview(frame)[len(EXPORT) :])
+
+
+def encode_hold(request: HoldRequest) -> bytes:
+    return HOLD + msgspec.msgpack.encode(request)
+
+
+def decode_hold(frame: bytes) -> HoldRequest:
+    return _hold.decode(memoryview(frame)[len(HOLD) :])
 
 
 def encode_tables_request(request: TablesRequest) -> bytes:

@@ -27,10 +27,12 @@ from aggregator.changes import carry_out
 from aggregator.checkpoint import Folders, Frozen, erases_in
 from aggregator.commands import Command
 from aggregator.export import export
+from aggregator.file_access import FileAccess
 from aggregator.messages import (
     COMMANDS,
     EVENTS,
     EXPORT,
+    HOLD,
     QUERIES,
     TABLES,
     Answers,
@@ -38,6 +40,8 @@ from aggregator.messages import (
     Done,
     Exported,
     ExportRequest,
+    Held,
+    HoldRequest,
     Query,
     Refused,
     Reply,
@@ -47,6 +51,7 @@ from aggregator.messages import (
     TablesRequest,
     decode_appended,
     decode_export,
+    decode_hold,
     decode_queries,
     decode_tables_request,
     encode_tables,
@@ -69,6 +74,8 @@ EXIT_CANNOT_WRITE = 74
 LOCK_WAIT_S = 10.0
 #: After a checkpoint that failed, before the next is tried.
 CHECKPOINT_RETRY_S = 30.0
+#: The longest that a reader of files may have checkpoints wait; erases wait with them.
+HOLD_S_MAX = 60.0
 #: Of all tables of the state, compressed, in one reply; half of what a message may have.
 TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
@@ -143,8 +150,7 @@ class Shard:
         self._wake = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
-        #: Held while files other than the newest segment are changed, or must not be.
-        self._files = asyncio.Lock()
+        self._files = FileAccess()
         self._disk = ThreadPoolExecutor(1, "log")
         self._writable = True
         self._rate = Rate()
@@ -158,12 +164,15 @@ class Shard:
             return _encoder.encode(Answers(self._answer_all(decode_queries(frame))))
         if kind == EXPORT:
             return _encoder.encode(await self._export(decode_export(frame)))
+        if kind == HOLD:
+            return _encoder.encode(await self._hold(decode_hold(frame)))
         if kind == TABLES:
             return _encoder.encode(await self._tables(decode_tables_request(frame)))
         return _encoder.encode(Refused(f"a frame of unknown kind {kind!r}"))
 
     async def close(self) -> None:
         """Finishes what is under way, makes a last checkpoint if one is due, lets go."""
+        self._files.release()
         while self._pending or self._in_flight:
             await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
         if self._committer is not None:
@@ -331,7 +340,7 @@ class Shard:
 
     async def _write_checkpoint(self, frozen: Frozen) -> None:
         """Writes in a thread, while appends go on."""
-        async with self._files:
+        async with self._files.changing():
             try:
                 await asyncio.to_thread(checkpoint.write, self._folders, frozen)
             except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
@@ -341,7 +350,7 @@ class Shard:
         self._snapshot_ms = frozen.extra["received_ms"]
         self._checkpointed_s, self._retry_at_s = time.monotonic(), None
         self._skipped = {s: i for s, i in self._skipped.items() if s > frozen.sequence}
-        self._erasing = [each for each in self._erasing if each.sequence > frozen.sequence]
+        self._erasing = [each for each in self._erasing if each.sequence >= frozen.sequence]
         self._wake.set()
 
     def _postpone_checkpoint(self, error: Exception) -> None:
@@ -355,20 +364,44 @@ class Shard:
 
     async def _export(self, request: ExportRequest) -> Exported:
         """A part of what is stored of a user, read from disk in a thread."""
-        async with self._files:
+        async with self._files.reading():
             return await asyncio.to_thread(
-                export, self._folders, request, dict(self._skipped), list(self._erasing)
+                export,
+                self._folders,
+                request,
+                self._applied_sequence,
+                dict(self._skipped),
+                list(self._erasing),
             )
+
+    # For a reader of the files beside
+
+    async def _hold(self, request: HoldRequest) -> Held | Refused:
+        """Has checkpoints wait, so that what the reader has begun to read stays there."""
+        if not self._keeps(request.folder):
+            return Refused(f"this shard keeps its data in {self._settings.folder}")
+        if request.seconds > 0:
+            await self._files.hold(min(request.seconds, HOLD_S_MAX))
+        else:
+            self._files.release()
+        return Held()
 
     async def _tables(self, request: TablesRequest) -> Tabled | Refused:
         """All that the state says, encoded in a thread; no record is applied in between."""
-        if not _is_same(Path(request.folder), self._settings.folder):
+        if not self._keeps(request.folder):
             return Refused(f"this shard keeps its data in {self._settings.folder}")
         sequence, fold_before = self._applied_sequence, self._state.hours.fold_before
         encoded = await asyncio.to_thread(encode_tables, tables_of(self._state))
         if sum(map(len, encoded.values())) > TABLES_BYTES_MAX:
             return Refused("what it has in memory is too much for one message")
         return Tabled(sequence, fold_before, encoded)
+
+    def _keeps(self, folder: str) -> bool:
+        """Whether this shard's data is in `folder`. Copies of a data directory have one id."""
+        try:
+            return self._settings.folder.samefile(folder)
+        except OSError:
+            return False
 
     # Queries
 
@@ -393,7 +426,7 @@ class Shard:
 
     def _stats(self) -> ShardStats:
         state = self._state
-        paths = log.segments(self._folders.log)
+        sizes = log.sizes(self._folders.log)
         stored = self._folders.store.files()
         names = [name for name in state.movie_names.to_list() if state.movie_code(name) is not None]
         hashes = np.fromiter((xxhash.xxh3_64_intdigest(n.encode()) for n in names), np.uint64)
@@ -402,7 +435,7 @@ class Shard:
             users=int(np.count_nonzero(state.users["pairs"])),
             movies=len(names),
             pairs=int(state.users["pairs"].sum()),
-            streams=len(state.streams.table),
+            streams=len(state.streams),
             watching_now=len(state.streams.live_pairs(self._now_ms() - WATCHING_NOW_MS)),
             watch_ms=int(state.movies["watch_ms"].sum()),
             events=state.events,
@@ -411,8 +444,8 @@ class Shard:
             remembered_ids=len(state.recent),
             epoch=self._epoch.number,
             log_sequence=self._applied_sequence,
-            log_segments=len(paths),
-            log_bytes=sum(path.stat().st_size for path in paths),
+            log_segments=len(sizes),
+            log_bytes=sum(sizes),
             broken_tails=len(log.broken_tails(self._folders.log)),
             snapshot_sequence=self._snapshot_sequence,
             snapshot_ms=self._snapshot_ms,
@@ -424,10 +457,3 @@ class Shard:
             writable=self._is_writable(),
             movie_hashes=hashes.tobytes(),
         )
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False

@@ -3,19 +3,25 @@
 import asyncio
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from aggregator import wire
 from aggregator.messages import (
+    Held,
+    HoldRequest,
     Refused,
+    Reply,
     Tabled,
     TablesRequest,
     decode_reply,
+    encode_hold,
     encode_tables_request,
 )
 
-#: How long a shard may take to say all that it has in memory, also while it is busy.
-TABLES_TIMEOUT_S = 120.0
+#: How long a shard may take to say all that it has in memory, or to end a checkpoint before.
+ANSWER_TIMEOUT_S = 120.0
 
 
 def namespace_of(data_id: str) -> str:
@@ -38,36 +44,56 @@ def socket_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:04}.sock"
 
 
-def ask_for_tables(namespace: str, shard: int, data: Path) -> Tabled | Refused | None:
-    """What the shard that keeps its data in the folder `data` has in memory.
+class RunningShard:
+    """A shard of a running server, asked over its socket, a connection a question."""
 
-    `Refused` when no shard says so, and one says why not; None when none runs here.
-    """
-    request = encode_tables_request(TablesRequest(str(data.resolve())))
-    refused = None
-    for folder in folders(namespace):
-        reply = asyncio.run(_ask(socket_path(folder, shard), request))
-        if isinstance(reply, Tabled):
-            return reply
-        refused = refused or reply
-    return refused
+    def __init__(self, socket: Path, data: Path) -> None:
+        """`data` is the folder of the shard's data."""
+        self._socket = socket
+        self._data = str(data.resolve())
 
-
-async def _ask(socket: Path, request: bytes) -> Tabled | Refused | None:
-    try:
-        async with asyncio.timeout(TABLES_TIMEOUT_S):
-            connection = await wire.connect(str(socket))
-            try:
-                reply = decode_reply(await connection.call(request))
-            finally:
-                connection.close()
-    except TimeoutError:
-        return Refused(f"no answer within {TABLES_TIMEOUT_S:g} s")
-    except OSError:  # no server, or it has just ended
-        return None
-    if isinstance(reply, Tabled | Refused):
+    def tables(self) -> Tabled | Refused:
+        """What it has in memory; raises `OSError` if it is not there any more."""
+        reply = self._ask(encode_tables_request(TablesRequest(self._data)))
+        assert isinstance(reply, Tabled | Refused)
         return reply
-    return Refused(f"an unexpected {type(reply).__name__}")
+
+    @contextmanager
+    def holding(self, seconds: float) -> Iterator[None]:
+        """It changes no file meanwhile but the newest segment of its log, for so long at most."""
+        self._hold(seconds)
+        try:
+            yield
+        finally:
+            self._hold(0)
+
+    def is_there(self) -> bool:
+        """Whether it is reached, and keeps its data there."""
+        return self._hold(0)
+
+    def _hold(self, seconds: float) -> bool:
+        try:
+            return isinstance(self._ask(encode_hold(HoldRequest(self._data, seconds))), Held)
+        except OSError:
+            return False
+
+    def _ask(self, frame: bytes) -> Reply:
+        return decode_reply(asyncio.run(_call(self._socket, frame)))
+
+
+async def _call(socket: Path, frame: bytes) -> bytes:
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        connection = await wire.connect(str(socket))
+        try:
+            return await connection.call(frame)
+        finally:
+            connection.close()
+
+
+def find(namespace: str, shard: int, data: Path) -> RunningShard | None:
+    """The shard, if it runs here, that keeps its data in the folder `data`."""
+    found = (RunningShard(socket_path(folder, shard), data) for folder in folders(namespace))
+    return next((running for running in found if running.is_there()), None)
 
 
 def _is_own(folder: Path) -> bool:

@@ -65,6 +65,9 @@ class Streams:
         self.table = IndexedTable(_COLUMNS, {"last_t": NONE})
         self._named = Lists({"stream": np.int32})
 
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.table["last_t"] != NONE))
+
     def follow(self, events: Events, pairs: Int64s, sessions: Int64s | None) -> Watched:
         """Applies the rules. `pairs` are the rows of the groups, `sessions` hashes an event."""
         group, at, t = events.group, events.at, events.t

@@ -22,6 +22,11 @@ _TIME_MAX = 2**53 + 2
 _LONGEST_BYTES = 4096
 #: Of a decimal, by its bytes; a stream may say that it has more decimal places.
 _DIGITS_MAX = {4: 9, 8: 18, 16: 38, 32: 76}
+_TEXT_IDS = {of.id for of in (pa.string(), pa.large_string(), pa.string_view(), pa.null())}
+_INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]
+_UNSIGNED = [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
+_FLOATS = [pa.float16(), pa.float32(), pa.float64()]
+_NUMBER_IDS = {of.id for of in (*_INTEGERS, *_UNSIGNED, *_FLOATS, pa.null())}
 
 
 class Texts(NamedTuple):
@@ -29,6 +34,8 @@ class Texts(NamedTuple):
 
     #: Of type string or large_string. Each is some event's, or null; most stand there once.
     texts: pa.Array
+    #: Of each text, in UTF-8.
+    lengths_bytes: NDArray[np.integer[Any]]
     #: `NONE` where an event has none.
     codes: NDArray[np.int32]
     #: Whether every event has one.
@@ -45,15 +52,14 @@ class Numbers(NamedTuple):
 
 
 def holds_texts(column: pa.DataType) -> bool:
-    plain = _plain(column)
-    return plain in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+    return _plain(column).id in _TEXT_IDS
 
 
 def holds_numbers(column: pa.DataType) -> bool:
     plain = _plain(column)
     if types.is_decimal(plain):
         return bool(abs(plain.scale) <= _DIGITS_MAX[plain.byte_width])
-    return any(holds(plain) for holds in (types.is_integer, types.is_floating, types.is_null))
+    return plain.id in _NUMBER_IDS
 
 
 def holds_times(column: pa.DataType) -> bool:
@@ -85,11 +91,11 @@ class _PlainTexts(TextsBuilder):
         complete = not texts.null_count
         if self._distinct:
             coded = texts.dictionary_encode()
-            return Texts(coded.dictionary, _codes(coded.indices), complete)
+            return _texts(coded.dictionary, _codes(coded.indices), complete)
         codes = np.arange(len(texts), dtype=np.int32)
         if not complete:
             codes[~_given(texts)] = NONE
-        return Texts(texts, codes, complete)
+        return _texts(texts, codes, complete)
 
 
 class _CodedTexts(TextsBuilder):
@@ -116,7 +122,8 @@ class _CodedTexts(TextsBuilder):
             for built, start in zip(self._built, starts, strict=True)
         ]
         return Texts(
-            _concatenate([built.texts for built in self._built]),
+            pa.concat_arrays([built.texts for built in self._built]),
+            np.concatenate([built.lengths_bytes for built in self._built]),
             np.concatenate(codes),
             all(built.complete for built in self._built),
         )
@@ -131,11 +138,6 @@ class _CodedTexts(TextsBuilder):
 def texts_builder(column: pa.DataType, distinct: bool = True) -> TextsBuilder:
     """Unless `distinct`, plain texts are not searched for equal ones."""
     return _CodedTexts() if types.is_dictionary(column) else _PlainTexts(distinct)
-
-
-def lengths_bytes(texts: pa.Array) -> NDArray[np.integer[Any]]:
-    ends = _ends(texts)
-    return np.diff(ends)
 
 
 def bytes_of(texts: pa.Array) -> memoryview:
@@ -155,7 +157,7 @@ def numbers_of(chunks: list[pa.Array]) -> Numbers:
         return Numbers(np.where(given, _unix_ms(column), 0).astype(np.float64), given, complete)
     if types.is_decimal(column.type):
         column = column.cast(pa.string())  # the cast from there to a float is exact
-    if column.type != pa.float64():
+    if not types.is_float64(column.type):
         column = column.cast(pa.float64(), safe=False)
     return Numbers(_filled(column, 0.0), given, complete)
 
@@ -169,14 +171,19 @@ def _concatenate(arrays: list[pa.Array]) -> pa.Array:
 
 
 def _as_strings(texts: pa.Array) -> pa.Array:
-    """Of a type for which Arrow has all functions, and none so long that copies would hurt."""
-    if texts.type == pa.string_view():
-        texts = (_tame(texts) if texts.null_count else texts).cast(pa.large_string())
-    if types.is_null(texts.type):
-        texts = texts.cast(pa.string())
-    if len(texts) and lengths_bytes(texts).max() > _LONGEST_BYTES:
-        return pc.utf8_slice_codeunits(texts, 0, _LONGEST_BYTES // 4)
-    return texts
+    """Views and nulls, for which Arrow lacks most functions, as strings."""
+    if types.is_string_view(texts.type):
+        return (_tame(texts) if texts.null_count else texts).cast(pa.large_string())
+    return texts.cast(pa.string()) if types.is_null(texts.type) else texts
+
+
+def _texts(texts: pa.Array, codes: NDArray[np.int32], complete: bool) -> Texts:
+    """With texts that are far too long cut, so that copies of them do not hurt."""
+    ends = _ends(texts)
+    if len(texts) and (ends[1:] - ends[:-1]).max() > _LONGEST_BYTES:
+        texts = pc.utf8_slice_codeunits(texts, 0, _LONGEST_BYTES // 4)
+        ends = _ends(texts)
+    return Texts(texts, ends[1:] - ends[:-1], codes, complete)
 
 
 def _ends(texts: pa.Array) -> NDArray[np.integer[Any]]:
@@ -207,14 +214,14 @@ def _used(texts: pa.Array, codes: NDArray[np.int32]) -> Texts:
     if len(used) < len(texts):
         texts = texts.take(pa.array(used))
     if len(compacted) == len(codes):
-        return Texts(texts, compacted, True)
+        return _texts(texts, compacted, True)
     codes = np.full(len(codes), NONE, np.int32)
     codes[has_one] = compacted
-    return Texts(texts, codes, False)
+    return _texts(texts, codes, False)
 
 
 def _codes(indices: pa.Array) -> NDArray[np.int32]:
-    if indices.type != pa.int32():
+    if not types.is_int32(indices.type):
         indices = indices.cast(pa.int32(), safe=False)
     return np.asarray(_filled(indices, NONE), np.int32)
 

@@ -22,7 +22,6 @@ from api.arrow_columns import (
     holds_numbers,
     holds_texts,
     holds_times,
-    lengths_bytes,
     numbers_of,
     texts_builder,
 )
@@ -172,7 +171,7 @@ class _Flaws:
 
     def listed(self) -> tuple[list[FieldError], int]:
         """An error for each of the first, and how many more there are."""
-        flawed = self.found()
+        flawed = self.found() if self._found else np.empty(0, np.intp)
         errors = []
         for index in flawed[:ERRORS_LISTED_MAX].tolist():
             field, message = self._found[self._flaw[index]]
@@ -194,7 +193,7 @@ def _check(columns: _Columns, flaws: _Flaws) -> None:
         _check_controls(name, columns.texts[name], flaws)
     for name, bytes_max in BYTES_MAX.items():
         if texts := columns.texts.get(name):
-            too_long = _of_events(texts, lengths_bytes(texts.texts) > bytes_max)
+            too_long = _of_events(texts, texts.lengths_bytes > bytes_max)
             flaws.add(name, too_long, bytes_flaw(bytes_max))
     if "duration" in columns.numbers:
         _check_end(columns.numbers["at"], columns.numbers["duration"], flaws)
@@ -217,10 +216,9 @@ def _of_events(texts: Texts, is_so: _Mask) -> _Mask | None:
 def _check_length(name: str, rule: inspect.StrType, texts: Texts, flaws: _Flaws) -> None:
     assert rule.min_length is not None
     assert rule.max_length is not None
-    length = lengths_bytes(texts.texts)
-    too_short = _of_events(texts, length < rule.min_length)
+    too_short = _of_events(texts, texts.lengths_bytes < rule.min_length)
     flaws.add(name, too_short, f"expected string of length >= {rule.min_length}")
-    if (length > rule.max_length).any():
+    if (texts.lengths_bytes > rule.max_length).any():
         characters = pc.fill_null(pc.utf8_length(texts.texts), 0).to_numpy()
         too_long = _of_events(texts, characters > rule.max_length)
         flaws.add(name, too_long, f"expected string of length <= {rule.max_length}")

@@ -92,7 +92,7 @@ class Stream:
 
     def _add_views(self, array: pa.Array) -> None:
         """Views may all show the same text, so that few bytes look like very many."""
-        if array.type != pa.string_view() or not len(array):
+        if not pa.types.is_string_view(array.type) or not len(array):
             return
         end = array.offset + len(array)
         lengths = np.frombuffer(array.buffers()[1], np.int32, 4 * end)[4 * array.offset :: 4]

@@ -44,6 +44,8 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
 
 app.command("benchmarks.generate:generate", name="generate")
 app.command("api.check:check", name="check")
+app.command("api.sql:sql", name="sql")
+app.command("api.rebuild:rebuild", name="rebuild")
 
 
 def main() -> None:

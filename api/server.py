@@ -19,6 +19,7 @@ import msgspec
 
 from aggregator.actor import Description
 from aggregator.cluster import Cluster, Membership
+from aggregator.regeneration import regenerate
 from aggregator.shard import ShardSettings
 from api import __version__
 from api.app import GRACE_S
@@ -30,6 +31,8 @@ from persistence.directory import DataDirectory
 BIND_WAIT_S = 3.0
 #: Between the end of a worker and the start of the next, so that a broken one does not spin.
 RESTART_DELAY_S = 1.0
+#: Between lines about the progress of long work.
+TELL_EVERY_S = 5.0
 
 _logger = logging.getLogger("playhead")
 
@@ -49,9 +52,11 @@ def serve(settings: Settings) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with contextlib.ExitStack() as cleanup:
         directory = DataDirectory.open(
-            settings.data_dir, settings.shards, settings.rules().as_dict(), settings.workers
+            settings.data_dir, settings.rules().as_dict(), settings.shards or settings.workers
         )
         cleanup.callback(directory.close)
+        if settings.shards not in (None, directory.manifest.shards):
+            split_anew(directory, settings)
         listening = cleanup.enter_context(bind(settings.host, settings.port))
         _logger.info("playhead %s, data in %s", __version__, directory.path)
         cluster = start_cluster(settings.ray_address, f"playhead-{directory.manifest.id}")
@@ -60,6 +65,22 @@ def serve(settings: Settings) -> None:
         check_shards(cluster.start_shards(shards))
         server = Server(settings, cluster.membership(), listening)
         asyncio.run(server.run(started))
+
+
+def split_anew(directory: DataDirectory, settings: Settings) -> None:
+    """Makes as many shards of the data as are asked for now."""
+    shards = settings.shards
+    assert shards is not None
+    _logger.info("splitting %d shards into %d", directory.manifest.shards, shards)
+    told_s = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s > TELL_EVERY_S:
+            told_s = time.monotonic()
+            _logger.info("split %d of %d stored events", done, total)
+
+    regenerate(directory, shards, settings.rules(), settings.hours_kept_days, tell)
 
 
 def start_cluster(address: str | None, namespace: str) -> Cluster:

@@ -1,10 +1,12 @@
 """The data directory: what it was made with, and who works on it.
 
-MANIFEST.json records the format, the number of shards and the rules of watch
-time. The totals in a directory come from one set of rules and one split into
-shards; opening it with others is refused.
+MANIFEST.json records the format, the generation, the number of shards and the rules
+of watch time. The totals in a directory come from one set of rules; opening it with
+others is refused. A new generation is made in a folder beside the current one, and
+is the data from the moment at which the manifest says so.
 """
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from persistence.files import FolderLock, make_folder, replace_file
 FORMAT = 1
 
 _MANIFEST = "MANIFEST.json"
+_GENERATION = "generation-"
 
 
 class NoDataError(PersistenceError):
@@ -41,6 +44,15 @@ class Manifest(msgspec.Struct, frozen=True):
     id: str
     shards: int
     rules: dict[str, Any]
+    generation: int = 1
+
+    def following(self, shards: int, rules: dict[str, Any]) -> "Manifest":
+        """That of the next generation."""
+        return Manifest(self.format, self.id, shards, rules, self.generation + 1)
+
+    def root(self, path: Path) -> Path:
+        """Where the shards and the stored events of the data directory `path` are."""
+        return path if self.generation == 1 else path / f"{_GENERATION}{self.generation:04}"
 
 
 class DataDirectory:
@@ -52,30 +64,56 @@ class DataDirectory:
         self._lock = lock
 
     @classmethod
-    def open(
-        cls, path: Path, shards: int | None, rules: dict[str, Any], default_shards: int = 1
-    ) -> "DataDirectory":
-        """Opens or creates `path`; `shards` None means as it is, else `default_shards`.
+    def open(cls, path: Path, rules: dict[str, Any] | None, shards: int = 1) -> "DataDirectory":
+        """Opens `path`, or creates it with so many shards; with `rules` None only what is there.
 
-        Raises `LockedError`, `SettingsMismatchError`, `DamagedError`, `NewerFormatError`.
+        Raises `NoDataError`, `LockedError`, `SettingsMismatchError`, `DamagedError` or
+        `NewerFormatError`.
         """
         path = path.resolve()
+        if rules is None:
+            read_manifest(path)
         make_folder(path)
         lock = FolderLock(path)
         try:
             manifest = _load(path)
             if manifest is None:
-                manifest = Manifest(FORMAT, uuid.uuid4().hex, shards or default_shards, rules)
-                replace_file(path / _MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
-            else:
-                _compare(path, manifest, shards, rules)
+                assert rules is not None
+                manifest = Manifest(FORMAT, uuid.uuid4().hex, shards, rules)
+                _write(path, manifest)
+            elif rules is not None:
+                _compare(path, manifest, rules)
         except BaseException:
             lock.release()
             raise
-        return cls(path, lock, manifest)
+        directory = cls(path, lock, manifest)
+        directory._remove_other_generations()
+        return directory
 
     def shard_folder(self, shard: int) -> Path:
-        return shard_folder(self.path, shard)
+        return shard_folder(self.manifest.root(self.path), shard)
+
+    def prepare(self, manifest: Manifest) -> Path:
+        """An empty folder for the generation of `manifest`, which is to be the next."""
+        folder = manifest.root(self.path)
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        return folder
+
+    def switch(self, manifest: Manifest) -> None:
+        """Makes a generation that is complete the data, and removes the one before."""
+        _write(self.path, manifest)
+        self.manifest = manifest
+        self._remove_other_generations()
+
+    def _remove_other_generations(self) -> None:
+        """What a generation left that is not the data any more, or never came to be it."""
+        root = self.manifest.root(self.path)
+        gone = [each for each in self.path.glob(f"{_GENERATION}*") if each != root]
+        if root != self.path:
+            gone += [*self.path.glob("shard-*"), *self.path.glob("events")]
+        for folder in gone:
+            shutil.rmtree(folder)
 
     def close(self) -> None:
         self._lock.release()
@@ -92,15 +130,19 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def shard_folder(path: Path, shard: int) -> Path:
-    """Where a shard keeps its log and snapshots."""
-    return path / f"shard-{shard:04}"
+def shard_folder(root: Path, shard: int) -> Path:
+    """Where a shard keeps its log and snapshots; `root` is its generation's."""
+    return root / f"shard-{shard:04}"
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    replace_file(path / _MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
 
 
 def _load(path: Path) -> Manifest | None:
     file = path / _MANIFEST
     if not file.exists():
-        if any(path.glob("shard-*")):
+        if any(path.glob("shard-*")) or any(path.glob(f"{_GENERATION}*")):
             raise DamagedError(file, 0, "it is missing, and there is data beside it")
         return None
     try:
@@ -113,7 +155,7 @@ def _load(path: Path) -> Manifest | None:
         raise DamagedError(file, 0, f"it cannot be read ({error})") from error
 
 
-def _compare(path: Path, manifest: Manifest, shards: int | None, rules: dict[str, Any]) -> None:
+def _compare(path: Path, manifest: Manifest, rules: dict[str, Any]) -> None:
     if manifest.rules != rules:
         wanted = ", ".join(
             f"{name} is {manifest.rules.get(name)!r}, asked for {value!r}"
@@ -123,9 +165,4 @@ def _compare(path: Path, manifest: Manifest, shards: int | None, rules: dict[str
         raise SettingsMismatchError(
             f"{path} was made with other rules ({wanted}). Start with those rules, "
             "or run `playhead rebuild` to recompute everything from the stored events"
-        )
-    if shards is not None and shards != manifest.shards:
-        raise SettingsMismatchError(
-            f"{path} is split into {manifest.shards} shards, asked for {shards}. "
-            f"Start with --shards {manifest.shards}, or with another --data-dir"
         )

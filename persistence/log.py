@@ -17,6 +17,7 @@ Redis' AOF: at the very end of the last segment it is an append that a crash cut
 short, and goes; anywhere else it is damage, and the shard refuses to start.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -184,6 +185,15 @@ def segments(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.glob("*.log") if path.stem.isdigit())
+
+
+def sizes(folder: Path) -> list[int]:
+    """The bytes of each segment in `folder`, except those that are dropped meanwhile."""
+    found = []
+    for path in segments(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(path.stat().st_size)
+    return found
 
 
 def drop_before(folder: Path, sequence: int) -> None:

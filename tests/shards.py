@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -58,12 +58,23 @@ def settings_of(folder: Path, number: int = 0, **changes: Any) -> ShardSettings:
 
 
 def crash(shard: Shard) -> None:
-    """Lets go of the folder as a killed process does: nothing is flushed or written."""
+    """Lets go of the folder as a killed process does: nothing is flushed or written.
+
+    Only a checkpoint that is being written goes on: its thread cannot be ended.
+    """
+    if shard._committer is not None and not shard._committer.done():
+        shard._committer.cancel()
     shard._lock.release()
 
 
+class Handling(Protocol):
+    """A shard, or what stands for one."""
+
+    async def handle(self, frame: bytes) -> bytes: ...
+
+
 @asynccontextmanager
-async def router_of(shards: Iterable[Shard]) -> AsyncIterator[Router]:
+async def router_of(shards: Iterable[Handling]) -> AsyncIterator[Router]:
     router = Router([Lane(n, shard.handle, QueueLimits()) for n, shard in enumerate(shards)])
     try:
         yield router

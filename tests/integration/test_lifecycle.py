@@ -224,7 +224,7 @@ def test_bad_settings_are_said_plainly(
 
 
 def test_other_rules_than_the_datas_are_refused(tmp_path: Path) -> None:
-    DataDirectory.open(tmp_path, 1, {"max_gap_ms": 1}).close()
+    DataDirectory.open(tmp_path, {"max_gap_ms": 1}).close()
     assert "other rules" in refuse("--port", "0", "--data-dir", tmp_path)
 
 

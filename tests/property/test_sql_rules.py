@@ -32,15 +32,17 @@ from tests import facts
 from tests.facts import START_MS, Fact
 
 SHARDS = {"a": 0, "b": 0, 'the "c", 日本': 1}
-USERS = st.sampled_from(list(SHARDS))
-SLUGS = st.sampled_from(["a", "m", "n'; --"])
-SESSIONS = st.sampled_from([None, None, "tv", "phone"])
+USERS = st.sampled_from(["a", "a", *SHARDS])
+SLUGS = st.sampled_from(["m", "m", "n'; --"])
+SESSIONS = st.sampled_from([None, None, None, "tv"])
 POSITIONS_MS = st.one_of(
     st.integers(0, 30).map(lambda n: n * 10_000),
     st.sampled_from([1, 9_999, 10_001, 60_000, 60_001, 119_999, 5_000, 20_000, 95_000]),
     st.sampled_from([89_999, 90_000, 98_999, 99_000, 359_999, 360_000]),
     st.integers(0, 400_000),
 )
+#: On from the last position.
+STEPS_MS = st.sampled_from([0, 1, 5_000, 9_999, 10_000, 60_000, 60_001, -1])
 DURATIONS_MS = st.sampled_from([None, None, None, 100_000, 400_000, 500, 1])
 PAUSES_MS = st.sampled_from(
     [0, 0, 1, 5_000, 59_999, 60_000, 1_799_999, 1_800_000, 1_800_001, 100_000_000]
@@ -76,7 +78,7 @@ class Erasing:
 @st.composite
 def happenings(draw: st.DrawFn) -> list[Fact | Erasing]:
     """Facts and erasures in order of arrival, with no sequences yet."""
-    now, happened = START_MS, list[Fact | Erasing]()
+    now, at_ms, happened = START_MS, 0, list[Fact | Erasing]()
     pairs: set[tuple[str, str]] = set()
     for _ in range(draw(st.integers(1, 60))):
         now += draw(PAUSES_MS)
@@ -91,22 +93,24 @@ def happenings(draw: st.DrawFn) -> list[Fact | Erasing]:
             entry = replace(fact, user=None, duration_ms=draw(DURATIONS_MS), title=title)
             happened += [replace(entry, shard=shard) for shard in sorted(set(SHARDS.values()))]
         elif kind in ("event", "position", "completed") or (user, slug) in pairs:
-            happened.append(draw(details(fact)))
+            step_ms = draw(st.one_of(STEPS_MS, st.none()))
+            at_ms = draw(POSITIONS_MS) if step_ms is None else max(at_ms + step_ms, 0)
+            happened.append(draw(details(fact, at_ms)))
             pairs.add((user, slug))
     return happened
 
 
 @st.composite
-def details(draw: st.DrawFn, fact: Fact) -> Fact:
+def details(draw: st.DrawFn, fact: Fact, at_ms: int) -> Fact:
     if fact.kind == "position":
-        return replace(fact, at_ms=draw(POSITIONS_MS))
+        return replace(fact, at_ms=at_ms)
     if fact.kind != "event":
         return fact
     late_ms = draw(LATENESS_MS)
     return replace(
         fact,
         session=draw(SESSIONS),
-        at_ms=draw(POSITIONS_MS),
+        at_ms=at_ms,
         ts_ms=None if late_ms is None else fact.received_ms - late_ms,
         duration_ms=draw(DURATIONS_MS),
     )

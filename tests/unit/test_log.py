@@ -205,6 +205,144 @@ def test_an_older_incarnation_is_fenced(tmp_path: Path) -> None:
     assert [r.epoch for r in replay(tmp_path / "log", 0)] == [1, 2]
 
 
+def test_after_a_rotation_the_next_record_starts_a_segment(tmp_path: Path) -> None:
+    opened = open_log(tmp_path)
+    opened.rotate()  # there is nothing to close
+    assert [path.stem for path in log.segments(tmp_path / "log")] == [f"{1:020}"]
+    opened.append([record(1), record(2)])
+    opened.rotate()
+    opened.rotate()
+    assert [int(path.stem) for path in log.segments(tmp_path / "log")] == [1, 3]
+    assert sequences(tmp_path) == [1, 2]
+    opened.append([record(3)])
+    assert [int(path.stem) for path in log.segments(tmp_path / "log")] == [1, 3]
+    assert sequences(tmp_path) == [1, 2, 3]
+    opened.close()
+    again = open_log(tmp_path, next_sequence=4)
+    again.append([record(4)])
+    assert sequences(tmp_path, after=2) == [3, 4]
+    assert sum(log.sizes(tmp_path / "log")) == sum(
+        path.stat().st_size for path in log.segments(tmp_path / "log")
+    )
+
+
+def test_a_rotation_that_fails_leaves_the_log_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_log(tmp_path)
+    opened.append([record(1)])
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(NotWritableError, match="free some"):
+            opened.rotate()
+    assert [int(path.stem) for path in log.segments(tmp_path / "log")] == [1]
+    opened.append([record(2)])
+    assert sequences(tmp_path) == [1, 2]
+    opened.rotate()
+    opened.append([record(3)])
+    assert [int(path.stem) for path in log.segments(tmp_path / "log")] == [1, 3]
+
+
+def test_what_comes_before_a_record_is_dropped(tmp_path: Path) -> None:
+    opened = open_log(tmp_path)
+    for sequence in range(1, 10):
+        opened.append([record(sequence)])
+        if sequence % 3 == 0:
+            opened.rotate()  # segments from 1, 4, 7 and 10 on
+    for before, firsts in ((1, [1, 4, 7, 10]), (3, [1, 4, 7, 10]), (4, [4, 7, 10]), (9, [7, 10])):
+        log.drop_before(tmp_path / "log", before)
+        assert [int(path.stem) for path in log.segments(tmp_path / "log")] == firsts
+    assert sequences(tmp_path, after=6) == [7, 8, 9]
+    with pytest.raises(DamagedError, match="before sequence 7 are missing"):
+        sequences(tmp_path, after=5)
+    log.drop_before(tmp_path / "log", 1_000)
+    assert [int(path.stem) for path in log.segments(tmp_path / "log")] == [10]  # never the newest
+    opened.append([record(10)])
+    assert sequences(tmp_path, after=9) == [10]
+    log.drop_before(tmp_path / "absent", 5)
+
+
+def test_segments_are_dropped_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a crash in between leaves no gap."""
+    opened = open_log(tmp_path, segment_bytes=50)
+    for sequence in range(1, 6):
+        opened.append([record(sequence)])
+    gone: list[int] = []
+    real = Path.unlink
+
+    def unlink(path: Path) -> None:
+        if len(gone) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        gone.append(int(path.stem))
+        real(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(OSError, match="Input/output"):
+        log.drop_before(tmp_path / "log", 5)
+    assert gone == [1, 2]
+    assert sequences(tmp_path, after=3) == [4, 5]
+
+
+def test_a_segment_dropped_meanwhile_has_no_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics failed while a checkpoint dropped segments."""
+    segment = written(tmp_path)
+    found = [segment.with_name("gone.log"), segment]
+    monkeypatch.setattr(log, "segments", lambda _: found)
+    assert log.sizes(tmp_path / "log") == [segment.stat().st_size]
+
+
+def test_tails_set_aside_are_dropped_when_told(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    segment.write_bytes(segment.read_bytes()[:-1])
+    assert sequences(tmp_path) == [1, 2]
+    assert len(log.broken_tails(tmp_path / "log")) == 1
+    log.drop_broken_tails(tmp_path / "log")
+    assert log.broken_tails(tmp_path / "log") == []
+    assert sequences(tmp_path) == [1, 2]
+
+
+def test_a_reader_beside_the_writer_repairs_nothing(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    whole, (*_, before_last, end) = segment.read_bytes(), record_ends(segment)
+    for cut in range(before_last, end):
+        segment.write_bytes(whole[:cut])
+        found = [r.sequence for r in replay(tmp_path / "log", 0, repair=False)]
+        assert found == [1, 2]
+        assert segment.read_bytes() == whole[:cut]
+    segment.write_bytes(whole + bytes(100))
+    assert len(list(replay(tmp_path / "log", 0, repair=False))) == 3
+    created = segment.with_name(f"{4:020}.log")
+    for size in range(SEGMENT_HEADER):
+        segment.write_bytes(whole)
+        created.write_bytes(b"PHLOG\0\1\0\4\0\0\0\0\0\0\0"[:size])
+        assert len(list(replay(tmp_path / "log", 0, repair=False))) == 3
+        assert created.stat().st_size == size
+    assert not log.broken_tails(tmp_path / "log")
+
+
+def test_a_reader_beside_the_writer_refuses_damage(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    damaged = bytearray(segment.read_bytes())
+    damaged[SEGMENT_HEADER + 20] ^= 1
+    segment.write_bytes(damaged)
+    with pytest.raises(DamagedError, match="checksum"):
+        list(replay(tmp_path / "log", 0, repair=False))
+    assert segment.read_bytes() == damaged
+
+
+def test_records_keep_their_kind(tmp_path: Path) -> None:
+    opened = open_log(tmp_path)
+    kinds = [log.EVENTS, log.COMMANDS, log.COMMANDS, log.EVENTS, 7]
+    opened.append([Record(n, 0, 1, n, b"x", kind) for n, kind in enumerate(kinds, 1)])
+    assert [found.kind for found in replay(tmp_path / "log", 0)] == kinds
+
+
 def test_a_failed_write_leaves_nothing_behind_and_heals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

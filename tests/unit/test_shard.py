@@ -5,45 +5,36 @@ import errno
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from aggregator.event import Event, Part, to_batch
+from aggregator.event import Event
 from aggregator.messages import (
-    Answers,
     Applied,
     MoviesQuery,
     ProgressQuery,
-    Query,
     Refused,
-    Reply,
     StatsQuery,
     TopQuery,
     UserQuery,
     decode_reply,
     encode_events,
-    encode_queries,
 )
 from aggregator.shard import Shard
 from persistence import log
 from persistence.errors import DamagedError
 from tests.comparison import facts_of_state
-from tests.shards import NOW_MS, Clock, crash, settings_of, watch
-
-
-async def send(
-    shard: Shard, sequence: int, events: list[Event], key: str | None = None, producer: int = 1
-) -> Reply:
-    batch = to_batch([Part(events, key)]).encode()
-    return decode_reply(await shard.handle(encode_events(producer, sequence, batch)))
-
-
-async def ask(shard: Shard, *queries: Query) -> list[Any]:
-    reply = decode_reply(await shard.handle(encode_queries(list(queries))))
-    assert isinstance(reply, Answers)
-    return [msgspec.msgpack.decode(answer) for answer in reply.answers]
+from tests.shards import (
+    NOW_MS,
+    Clock,
+    ask,
+    crash,
+    facts_kept,
+    send,
+    settings_of,
+    stats_of,
+    watch,
+)
 
 
 def test_what_was_acknowledged_survives_a_crash(tmp_path: Path) -> None:
@@ -206,9 +197,11 @@ def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
         for sequence in range(1, 41):
             await send(shard, sequence, watch("u", "m", sequence * 10, sequence * 10 + 50))
         before = facts_of_state(shard._state)
+        assert shard._checkpointing is not None
+        await shard._checkpointing
         crash(shard)
         folders = list((tmp_path / "shard-0000" / "snapshots").iterdir())
-        assert 1 <= len([folder for folder in folders if folder.name.isdigit()]) <= 3
+        assert 1 <= len([folder for folder in folders if folder.name.isdigit()]) <= 2
         shard = Shard(settings, Clock())
         assert not shard.recovered.startswith("0 events")
         assert facts_of_state(shard._state) == before
@@ -227,7 +220,7 @@ def test_a_snapshot_holds_what_it_says_while_the_log_runs_ahead(
     def stall(descriptor: int) -> None:
         real(descriptor)
         on_disk.set()
-        go_on.wait(10)
+        assert go_on.wait(20)
 
     async def run() -> None:
         settings = settings_of(tmp_path)
@@ -235,16 +228,23 @@ def test_a_snapshot_holds_what_it_says_while_the_log_runs_ahead(
         await send(shard, 1, [Event("u", "m", 0.0)])
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", stall)
-            sending = asyncio.create_task(send(shard, 2, [Event("u", "m", 10.0)]))
-            await asyncio.to_thread(on_disk.wait, 10)
-            monkeypatch.setattr(shard._log, "next_sequence", 3)  # as after the fsync
-            await shard.checkpoint()
-            monkeypatch.setattr(shard._log, "next_sequence", 2)
+            sending = [asyncio.create_task(send(shard, 2, [Event("u", "m", 10.0)]))]
+            await asyncio.to_thread(on_disk.wait, 20)
+            checkpointing = asyncio.create_task(shard.checkpoint())
+            # This one is in the next group, behind the segment that the checkpoint begins.
+            sending.append(asyncio.create_task(send(shard, 3, [Event("u", "m", 20.0)])))
+            await asyncio.sleep(0.01)
             go_on.set()
-            assert isinstance(await sending, Applied)
+            await asyncio.gather(checkpointing, *sending)
+        stats = await stats_of(shard)
+        assert (stats.log_sequence, stats.snapshot_sequence) == (3, 2)
+        assert len(facts_kept(shard)) == 3
+        before = facts_of_state(shard._state)
         crash(shard)
         shard = Shard(settings, Clock())
-        assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 10_000
+        assert shard.recovered.startswith("2 events from the snapshot, 1 from the log")
+        assert facts_of_state(shard._state) == before
+        assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 20_000
         await shard.close()
 
     asyncio.run(run())
@@ -285,28 +285,89 @@ def manifests(folder: Path) -> list[Path]:
     return list(folder.glob("shard-0000/snapshots/*/MANIFEST.json"))
 
 
-def test_damaged_snapshots_are_made_up_for_by_the_whole_log(tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_made_up_for_by_the_one_before_and_the_log(tmp_path: Path) -> None:
     async def run() -> None:
         settings = settings_of(tmp_path)
-        for sequence in (1, 2):
+        for sequence in (1, 2, 3):
             shard = Shard(settings, Clock())
-            await send(shard, sequence, [Event("u", "m", 10.0 * sequence)])
+            await send(shard, sequence, [Event("u", "m", 10.0 * sequence, id=f"{sequence}")])
             await shard.close()
-        before = facts_of_state(shard._state)
-        for manifest in manifests(tmp_path):
-            manifest.write_bytes(b"")
+        before, kept = facts_of_state(shard._state), facts_kept(shard)
+        newest = max(manifests(tmp_path))
+        newest.write_bytes(b"")
         shard = Shard(settings, Clock())
+        assert shard.recovered.startswith("2 events from the snapshot, 1 from the log")
         assert facts_of_state(shard._state) == before
-        assert [path.parent.suffix for path in manifests(tmp_path)] == [".broken"] * 2
+        assert newest.parent.with_suffix(".broken").exists()
+        again = [Event("u", "m", 1.0, id=f"{sequence}") for sequence in (1, 2, 3)]
+        assert await send(shard, 4, again) == Applied(NOW_MS, [0, 1, 2])
+        await shard.close()
+        shard = Shard(settings, Clock())
+        assert shard.recovered.startswith("3 events from the snapshot, 0 from the log")
+        assert facts_of_state(shard._state) == before
+        assert facts_kept(shard) == kept
         await shard.close()
 
     asyncio.run(run())
-    for manifest in manifests(tmp_path):
+
+
+def test_a_damaged_snapshot_is_made_up_for_by_a_log_that_is_still_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        await send(shard, 1, watch("u", "m", 0, 20))
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "drop_before", lambda *_: None)  # it ended before that
+            await shard.checkpoint()
+        before = facts_of_state(shard._state)
+        crash(shard)
+        (manifest,) = manifests(tmp_path)
+        manifest.write_text(manifest.read_text().replace('"format":2', '"format":1'))
+        shard = Shard(settings, Clock())
+        assert shard.recovered.startswith("0 events from the snapshot, 3 from the log")
+        assert facts_of_state(shard._state) == before
+        assert [path.parent.suffix for path in manifests(tmp_path)] == [".broken"]
+        await shard.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2, 3])
+@pytest.mark.parametrize("with_log", [True, False])
+def test_damaged_snapshots_that_nothing_makes_up_for_are_refused(
+    tmp_path: Path, checkpoints: int, with_log: bool
+) -> None:
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        for sequence in range(1, checkpoints + 1):
+            await send(shard, sequence, [Event("u", "m", 10.0 * sequence)])
+            await shard.checkpoint()
+        await send(shard, checkpoints + 1, [Event("u", "m", 0.0)])
+        crash(shard)
+
+    asyncio.run(run())
+    found = manifests(tmp_path)
+    assert len(found) == min(checkpoints, 2)
+    for manifest in found:
         manifest.write_bytes(b"")
-    for segment in log.segments(tmp_path / "shard-0000" / "log"):
-        segment.unlink()
-    with pytest.raises(DamagedError, match="MANIFEST"):
-        Shard(settings_of(tmp_path), Clock())
+    if not with_log:
+        for segment in log.segments(tmp_path / "shard-0000" / "log"):
+            segment.unlink()
+    before = files_in(tmp_path)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match=str(max(found))):
+            Shard(settings_of(tmp_path), Clock())
+        assert files_in(tmp_path) == before
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "EPOCH"
+    }
 
 
 def test_what_is_stored_is_its_owners_alone(tmp_path: Path) -> None:

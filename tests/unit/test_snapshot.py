@@ -1,5 +1,7 @@
 """Snapshots and the data directory: whole or refused, never half."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,55 @@ def test_a_snapshot_comes_back(tmp_path: Path) -> None:
     assert loaded.tables == TABLES
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    assert snapshot.prune(tmp_path / "absent") == snapshot.prune(tmp_path) == 0
+    kept = []
     for sequence in (3, 10, 200):
         write(tmp_path, sequence)
-    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [10, 200]
+        kept.append(snapshot.prune(tmp_path))
+    assert kept == [3, 3, 10]
+    assert names_in(tmp_path) == [f"{10:019}", f"{200:019}"]
+
+
+def test_one_that_stands_alone_has_nothing_beside_it(tmp_path: Path) -> None:
+    for sequence in (3, 10, 200):
+        write(tmp_path, sequence)
+    for left in (f"{10:019}.broken", f"{300:019}.tmp"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "numbers.parquet").write_bytes(b"erased")
+    assert snapshot.prune(tmp_path) == 10  # drafts go in any case
+    assert names_in(tmp_path) == [f"{10:019}", f"{10:019}.broken", f"{200:019}"]
+    assert snapshot.prune(tmp_path, alone=True) == 200
+    assert names_in(tmp_path) == [f"{200:019}"]
+
+
+def test_one_of_the_same_record_is_not_written_again(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    before = [path.stat().st_ino for path in sorted(tmp_path.rglob("*"))]
+    snapshot.write(tmp_path, 3, {}, {})
+    assert [path.stat().st_ino for path in sorted(tmp_path.rglob("*"))] == before
+
+
+@pytest.mark.parametrize("name", ["fsync", "rename", "mkdir", "replace"])
+def test_a_full_disk_keeps_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write(tmp_path, 3)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path, 10)
+    assert names_in(tmp_path) == [f"{3:019}"]
+    write(tmp_path, 10)
+    assert names_in(tmp_path) == [f"{3:019}", f"{10:019}"]
 
 
 def test_a_draft_is_not_a_snapshot(tmp_path: Path) -> None:
@@ -90,6 +137,7 @@ def test_a_damaged_one_set_aside_does_not_push_out_a_whole_one(tmp_path: Path) -
     _, damage = snapshot.load_newest(tmp_path)
     snapshot.set_aside(tmp_path, damage)
     write(tmp_path, 10)
+    assert snapshot.prune(tmp_path) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"{3:019}",
         f"{10:019}",
@@ -104,34 +152,45 @@ def test_a_damaged_one_set_aside_does_not_push_out_a_whole_one(tmp_path: Path) -
 def test_a_snapshot_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     write(tmp_path, 3)
     manifest = tmp_path / f"{3:019}" / "MANIFEST.json"
-    manifest.write_text(manifest.read_text().replace('"format":1', '"format":2'))
+    newer = f'"format":{snapshot.FORMAT + 1}'
+    manifest.write_text(manifest.read_text().replace(f'"format":{snapshot.FORMAT}', newer))
     with pytest.raises(NewerFormatError):
         snapshot.load_newest(tmp_path)
 
 
+def test_a_snapshot_of_format_1_counts_as_none(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    write(tmp_path, 10)
+    for sequence, expected in ((10, 3), (3, None)):
+        manifest = tmp_path / f"{sequence:019}" / "MANIFEST.json"
+        manifest.write_text(manifest.read_text().replace('"format":2', '"format":1'))
+        loaded, damage = snapshot.load_newest(tmp_path)
+        assert (loaded and loaded.sequence) == expected
+        assert str(manifest) in str(damage[-1])
+        assert "format 1 is not read any more" in str(damage[-1])
+
+
 def test_a_directory_remembers_what_it_was_made_with(tmp_path: Path) -> None:
-    made = DataDirectory.open(tmp_path / "data", shards=3, rules=RULES)
+    made = DataDirectory.open(tmp_path / "data", RULES, 3)
     made.close()
-    again = DataDirectory.open(tmp_path / "data", shards=None, rules=RULES)
+    again = DataDirectory.open(tmp_path / "data", RULES)
     assert again.manifest == made.manifest
     assert again.manifest.shards == 3
 
 
 def test_other_rules_and_other_shards_are_refused(tmp_path: Path) -> None:
-    DataDirectory.open(tmp_path, shards=3, rules=RULES).close()
+    DataDirectory.open(tmp_path, RULES, 3).close()
     with pytest.raises(SettingsMismatchError, match="max_gap_ms is 60000, asked for 5"):
-        DataDirectory.open(tmp_path, None, {"max_gap_ms": 5})
-    with pytest.raises(SettingsMismatchError, match="--shards 3"):
-        DataDirectory.open(tmp_path, 4, RULES)
-    DataDirectory.open(tmp_path, 3, RULES).close()
+        DataDirectory.open(tmp_path, {"max_gap_ms": 5})
+    DataDirectory.open(tmp_path, RULES, 3).close()
 
 
 def test_two_processes_cannot_share_a_directory(tmp_path: Path) -> None:
-    first = DataDirectory.open(tmp_path, None, RULES)
+    first = DataDirectory.open(tmp_path, RULES)
     with pytest.raises(LockedError, match="another --data-dir"):
-        DataDirectory.open(tmp_path, None, RULES)
+        DataDirectory.open(tmp_path, RULES)
     first.close()
-    DataDirectory.open(tmp_path, None, RULES).close()
+    DataDirectory.open(tmp_path, RULES).close()
 
 
 def test_a_lock_waits_as_long_as_told(tmp_path: Path) -> None:
@@ -144,19 +203,19 @@ def test_a_lock_waits_as_long_as_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": 1}'])
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
-    DataDirectory.open(tmp_path, None, RULES).close()
+    DataDirectory.open(tmp_path, RULES).close()
     (tmp_path / "MANIFEST.json").write_bytes(content)
     with pytest.raises(DamagedError, match=r"MANIFEST\.json"):
-        DataDirectory.open(tmp_path, None, RULES)
+        DataDirectory.open(tmp_path, RULES)
 
 
 def test_a_lost_manifest_is_not_a_fresh_start(tmp_path: Path) -> None:
-    made = DataDirectory.open(tmp_path, None, RULES)
+    made = DataDirectory.open(tmp_path, RULES)
     made.shard_folder(0).mkdir()
     made.close()
     (tmp_path / "MANIFEST.json").unlink()
     with pytest.raises(DamagedError, match="missing"):
-        DataDirectory.open(tmp_path, None, RULES)
+        DataDirectory.open(tmp_path, RULES)
     (tmp_path / "MANIFEST.json").write_text('{"format": 99}')
     with pytest.raises(NewerFormatError):
-        DataDirectory.open(tmp_path, None, RULES)
+        DataDirectory.open(tmp_path, RULES)

@@ -1,0 +1,192 @@
+"""`playhead sql`: a query over what is in a data directory."""
+
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import resources
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import duckdb
+import psutil
+import pyarrow as pa
+from cyclopts import Parameter
+
+from aggregator.inspection import Inspection, inspect, with_shard
+from aggregator.rules import Rules
+from aggregator.state import State
+from aggregator.tables import tables_of
+from api import results
+from api.results import Format
+from persistence.errors import PersistenceError
+from persistence.facts import SCHEMA
+
+#: The share of the memory now free that a query may take; beyond, it goes to temporary files.
+MEMORY_SHARE = 0.25
+MEMORY_BYTES_MIN = 256 << 20
+#: A server beside goes first.
+NICENESS = 10
+#: An erase can replace a stored file that is about to be read; then all is read once more.
+ATTEMPTS = 2
+#: The exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+BATCH_ROWS = 10_000
+
+_VIEWS = "views.sql"
+#: What is shown when nothing is asked.
+_OVERVIEW = """
+    SELECT table_name AS view, column_name AS column, data_type AS type, comment AS meaning
+    FROM duckdb_columns()
+    WHERE comment IS NOT NULL
+    ORDER BY list_position(
+        ['movies', 'users', 'progress', 'retention', 'hours', 'events', 'changes'], table_name
+    ), column_index
+"""
+_READS = "playhead sql only reads: SELECT, FROM, WITH, VALUES, SHOW, DESCRIBE, SUMMARIZE, EXPLAIN"
+
+#: After this, a message shows the line of the query, and below it where in it.
+_PICTURE = re.compile(r"\n\s*LINE \d+:")
+_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
+#: In a parsed query: a part that writes.
+_WRITING = re.compile(r'"type":"(COPY|DELETE|INSERT|MERGE|UPDATE)\w*_NODE"')
+
+Write = Callable[[pa.RecordBatchReader], None]
+Call = Callable[[Callable[[], Any]], Any]
+
+
+class QueryError(Exception):
+    """The query cannot be answered, and why."""
+
+
+def sql(
+    query: str | None = None,
+    /,
+    *,
+    data_dir: Annotated[Path, Parameter(env_var="PLAYHEAD_DATA_DIR")] = Path("data"),
+    format: Format | None = None,
+    output: Path | None = None,
+) -> None:
+    """Answer a query over the data, in SQL as DuckDB has it; the server may run.
+
+    Without a query, the views and their columns are listed. Nothing in the data can
+    be changed. Large results belong into a file: --output views.parquet.
+
+    Parameters
+    ----------
+    query
+        One statement, in quotes: "SELECT slug, viewers FROM movies ORDER BY ALL".
+    data_dir
+        What the server was started with as --data-dir.
+    format
+        As a table for people, CSV, a JSON array, or Parquet; by default as the name of
+        the output ends, else a table.
+    output
+        The file to write; else it goes to standard output.
+    """
+    try:
+        format = results.chosen(format, output)
+        os.nice(NICENESS)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it without a word
+        _answer(query, data_dir, lambda rows: results.write(rows, format, output))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except duckdb.Error as error:
+        sys.exit(f"playhead: {_in_one_line(error)}")
+    except (QueryError, results.FormatError, PersistenceError, OSError) as error:
+        sys.exit(f"playhead: {error}")
+
+
+def _answer(query: str | None, data_dir: Path, write: Write) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        content = None if query is None else inspect(data_dir)
+        with _database(content) as connection, _interruptible(connection) as call:
+            statement = query or _OVERVIEW
+            check(connection, statement)
+            try:
+                rows = call(lambda: _rows(connection, statement))  # noqa: B023 - it is called now
+            except duckdb.IOException:
+                if attempt == ATTEMPTS:
+                    raise
+                continue
+            call(lambda: write(rows))  # noqa: B023
+            return
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
+    """The result, as far as it is not read yet; what can go wrong mostly has, by its first row."""
+    rows = connection.sql(query).to_arrow_reader(BATCH_ROWS)
+    first = list(islice(rows, 1))
+    return pa.RecordBatchReader.from_batches(rows.schema, chain(first, rows))
+
+
+@contextmanager
+def _interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[Call]:
+    """Calls functions in a thread, because DuckDB itself may take a while to see a Ctrl-C."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield lambda function: pool.submit(function).result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
+
+
+@contextmanager
+def _database(content: Inspection | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the views, of which a query can reach nothing but the stored files."""
+    memory_bytes = max(int(psutil.virtual_memory().available * MEMORY_SHARE), MEMORY_BYTES_MIN)
+    with (
+        tempfile.TemporaryDirectory(prefix="playhead-sql-") as folder,
+        duckdb.connect(
+            config={"memory_limit": f"{memory_bytes}B", "temp_directory": folder}
+        ) as connection,
+    ):
+        create_views(connection, content)
+        paths = [] if content is None else [str(path) for path in content.stored_paths()]
+        connection.execute("SET allowed_paths = ?", [paths])
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        yield connection
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, content: Inspection | None) -> None:
+    """Makes the views, with nothing in them if there is no content."""
+    if content is None:
+        tables, rules = tables_of(State(Rules())), Rules()
+        connection.register("facts", with_shard(SCHEMA.empty_table(), 0))
+    else:
+        tables, rules = content.tables(), content.rules
+        content.create_facts(connection, "facts")
+    for name, table in tables.items():
+        connection.register(f"totals_{name}", table)
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute((resources.files(__package__) / _VIEWS).read_text("utf-8"))
+
+
+def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raises `QueryError` unless this is one statement that changes nothing.
+
+    `COPY` in a `WITH` is a part of a SELECT for DuckDB, so it looks into that, too.
+    """
+    statements = connection.extract_statements(query)
+    if len(statements) != 1:
+        raise QueryError(f"one query at a time, not {len(statements)}")
+    [statement] = statements
+    if statement.type == duckdb.StatementType.EXPLAIN:
+        explain = _EXPLAIN.match(query)
+        explained = query[explain.end() :] if explain else ""
+        [statement] = connection.extract_statements(explained) or [statement]
+    if statement.type != duckdb.StatementType.SELECT:
+        raise QueryError(f"{statement.type.name} is not a query. {_READS}")
+    [(parsed,)] = connection.execute("SELECT json_serialize_sql(?)", [statement.query]).fetchall()
+    if writing := _WRITING.search(parsed):
+        raise QueryError(f"{writing[1]} is not a query. {_READS}")
+
+
+def _in_one_line(error: duckdb.Error) -> str:
+    """The message, without the picture of where in the query."""
+    return " ".join(_PICTURE.split(str(error))[0].split())

@@ -69,7 +69,9 @@ class View:
                 return retention(state, slug)
             case HoursQuery(slug, first, end):
                 code = state.movie_code(slug)
-                return None if code is None else state.hours.of_movie(code, first, end).tobytes()
+                if code is None:
+                    return None
+                return state.hours.of_movie(code, first, end, self.now_ms).tobytes()
         raise TypeError(f"not a query about the state: {query}")
 
     @cached_property
@@ -224,8 +226,8 @@ def top(state: State, query: TopQuery) -> list[Ranked]:
     if query.slugs is not None:
         codes = [(slug, state.movie_code(slug)) for slug in query.slugs]
         return [Ranked(slug, int(values[code])) for slug, code in codes if code is not None]
-    watched = np.flatnonzero(state.movies["events"] > 0)
-    values = values[watched]
+    known = np.flatnonzero(state.movies["pairs"] > 0)
+    values = values[known]
     limit = min(query.limit, len(values))
     if limit == 0:
         return []
@@ -233,10 +235,10 @@ def top(state: State, query: TopQuery) -> list[Ranked]:
     above = np.flatnonzero(values > least)
     ranked = [
         Ranked(state.movie_names[code], value)
-        for code, value in zip(watched[above].tolist(), values[above].tolist(), strict=True)
+        for code, value in zip(known[above].tolist(), values[above].tolist(), strict=True)
     ]
     ranked.sort(key=lambda movie: (-movie.value, movie.slug))
-    ties = (state.movie_names[code] for code in watched[values == least].tolist())
+    ties = (state.movie_names[code] for code in known[values == least].tolist())
     return ranked + [Ranked(slug, least) for slug in nsmallest(limit - len(ranked), ties)]
 
 

@@ -55,8 +55,23 @@ class Hours:
         self._add_to_movies(movies[which], hours, -self._of_pairs["watch_ms"][at])
         self._of_pairs.clear(pairs)
 
-    def of_movie(self, movie: int, first: int, end: int) -> Int64s:
-        """Watch time of each hour from `first` to before `end`."""
+    def of_movie(self, movie: int, first: int, end: int, now_ms: int) -> Int64s:
+        """Watch time of each hour from `first` to before `end`, in days as far as at `now_ms`.
+
+        The last fold may be long ago: a shard in which little happens must not tell
+        other hours than the others.
+        """
+        before = max(self.fold_before, fold_before(now_ms, self._kept_days))
+        first_day, end_day = first // DAY_HOURS, max(-(-end // DAY_HOURS), first // DAY_HOURS)
+        watch_ms = self._kept(movie, first_day * DAY_HOURS, end_day * DAY_HOURS)
+        days = watch_ms.reshape(-1, DAY_HOURS)[: max(before // DAY_HOURS - first_day, 0)]
+        days[:, 0] = days.sum(axis=1)
+        days[:, 1:] = 0
+        start = first - first_day * DAY_HOURS
+        return watch_ms[start : start + max(end - first, 0)]
+
+    def _kept(self, movie: int, first: int, end: int) -> Int64s:
+        """Watch time of each hour as it is in memory."""
         watch_ms = np.zeros(end - first, np.int64)
         day_starts = np.arange(
             -(-first // DAY_HOURS) * DAY_HOURS, min(end, self.fold_before), DAY_HOURS

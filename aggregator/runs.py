@@ -87,7 +87,8 @@ class Intervals:
             return np.zeros(len(group), np.bool_)
         keys = self.group << 32 | self.start
         at = np.searchsorted(keys, group << 32 | number, "right") - 1
-        return (at >= 0) & (self.group[at] == group) & (number < self.end[at])
+        held: Bools = (at >= 0) & (self.group[at] == group) & (number < self.end[at])
+        return held
 
     def lengths(self, groups: int) -> Int64s:
         """The sum of the lengths in each of `groups` groups."""

@@ -46,6 +46,9 @@ app.command("benchmarks.generate:generate", name="generate")
 app.command("api.check:check", name="check")
 app.command("api.sql:sql", name="sql")
 app.command("api.rebuild:rebuild", name="rebuild")
+app.command("api.backup:backup", name="backup")
+app.command("api.backup:restore", name="restore")
+app.command("api.log_dump:app", name="log")
 
 
 def main() -> None:

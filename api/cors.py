@@ -3,7 +3,7 @@
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
-from sanic.response import empty
+from sanic.response import BaseHTTPResponse, empty
 
 #: Seconds for which a browser may remember what is allowed.
 MAX_AGE_S = 7200
@@ -28,7 +28,6 @@ def install(app: Sanic[Any, Any], origins: str) -> None:
             }
         return {"Access-Control-Allow-Origin": "*"} if "*" in allowed and origin else {}
 
-    @app.on_request
     async def answer_preflight(request: Request) -> HTTPResponse | None:
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
             return None
@@ -40,8 +39,10 @@ def install(app: Sanic[Any, Any], origins: str) -> None:
             }
         )
 
-    @app.on_response
-    async def allow(request: Request, response: HTTPResponse) -> None:
+    async def allow(request: Request, response: BaseHTTPResponse) -> None:
         found = headers_for(request)
         if found:
             response.headers.update(found | {"Access-Control-Expose-Headers": _EXPOSED})
+
+    app.register_middleware(answer_preflight, "request")
+    app.register_middleware(allow, "response")

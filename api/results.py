@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, time
+from datetime import datetime
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -39,15 +39,16 @@ def chosen(format: Format | None, output: Path | None) -> Format:
 
     Raises `FormatError` for what can be told before there are rows.
     """
-    if output is not None and not output.parent.is_dir():
+    if output is None:
+        if format == "parquet" and sys.stdout.isatty():
+            raise FormatError("Parquet is nothing for a terminal: add --output FILE")
+        return format or "table"
+    if not output.parent.is_dir():
         raise FormatError(f"there is no folder {output.parent}")
-    if format is None:
-        format = "table" if output is None else _BY_SUFFIX.get(output.suffix.lower())
-    if format is None:
-        raise FormatError(f"{output} is of no format known here: add --format")
-    if format == "parquet" and output is None and sys.stdout.isatty():
-        raise FormatError("Parquet is nothing for a terminal: add --output FILE")
-    return format
+    by_name = format or _BY_SUFFIX.get(output.suffix.lower())
+    if by_name is None:
+        raise FormatError(f"the name {output} does not tell its format: add --format")
+    return by_name
 
 
 def write(rows: pa.RecordBatchReader, format: Format, output: Path | None) -> None:
@@ -96,8 +97,10 @@ def _write_table(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
         table.add_row(*map(_cell, row))
     with _as_text(stream) as text:
         console = Console(file=text, width=None if text.isatty() else WIDTH_MAX, highlight=False)
-        console.print(table)
-        console.print(_footer(len(shown)), style="dim")
+        with console.capture() as capture:
+            console.print(table)
+            console.print(_footer(len(shown)), style="dim")
+        text.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def _footer(rows: int) -> str:

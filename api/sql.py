@@ -90,10 +90,10 @@ def sql(
         The file to write; else it goes to standard output.
     """
     try:
-        format = results.chosen(format, output)
+        chosen = results.chosen(format, output)
         os.nice(NICENESS)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it without a word
-        _answer(query, data_dir, lambda rows: results.write(rows, format, output))
+        answer(query, data_dir, lambda rows: results.write(rows, chosen, output))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except duckdb.Error as error:
@@ -102,7 +102,7 @@ def sql(
         sys.exit(f"playhead: {error}")
 
 
-def _answer(query: str | None, data_dir: Path, write: Write) -> None:
+def answer(query: str | None, data_dir: Path, write: Write) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         content = None if query is None else inspect(data_dir)
         with _database(content) as connection, _interruptible(connection) as call:
@@ -156,10 +156,10 @@ def _database(content: Inspection | None) -> Iterator[duckdb.DuckDBPyConnection]
 def create_views(connection: duckdb.DuckDBPyConnection, content: Inspection | None) -> None:
     """Makes the views, with nothing in them if there is no content."""
     if content is None:
-        tables, rules = tables_of(State(Rules())), Rules()
+        tables = tables_of(State(Rules()))
         connection.register("facts", with_shard(SCHEMA.empty_table(), 0))
     else:
-        tables, rules = content.tables(), content.rules
+        tables = content.tables()
         content.create_facts(connection, "facts")
     for name, table in tables.items():
         connection.register(f"totals_{name}", table)

@@ -1,8 +1,8 @@
 -- The views that `playhead sql` offers. Amounts and positions are seconds, exact to the
--- millisecond; times are UTC. The comments are what it says about each column.
+-- millisecond; times are UTC. The comments are what it lists about each column.
 --
--- They stand on the relations facts, totals_progress, totals_movies, totals_users,
--- totals_hours and totals_retention, in milliseconds, and on by_position(): whether `at` is one.
+-- They stand on relations in milliseconds: facts, as they are stored, and totals_progress,
+-- totals_movies, totals_users, totals_hours and totals_retention, as memory has them.
 
 CREATE TEMP MACRO seconds(ms) AS (ms * 0.001::DECIMAL(4, 3))::DECIMAL(18, 3);
 CREATE TEMP MACRO moment(ms) AS make_timestamptz(ms * 1000);

@@ -110,6 +110,7 @@ class DataDirectory:
         """What a generation left that is not the data any more, or never came to be it."""
         root = self.manifest.root(self.path)
         gone = [each for each in self.path.glob(f"{_GENERATION}*") if each != root]
+        gone += [each for each in self.path.glob("*.tmp") if each.is_dir()]
         if root != self.path:
             gone += [*self.path.glob("shard-*"), *self.path.glob("events")]
         for folder in gone:

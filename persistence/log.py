@@ -240,6 +240,16 @@ def replay(folder: Path, after_sequence: int, repair: bool = True) -> Iterator[R
         raise DamagedError(paths[-1], 0, f"sequences {expected} to {after_sequence} are missing")
 
 
+def read_segment(path: Path) -> Iterator[Record]:
+    """The records of one segment, as long as they pass their checks; nothing is changed.
+
+    Raises `DamagedError` where one does not and others follow.
+    """
+    if not path.stem.isdigit():
+        raise DamagedError(path, 0, "a segment is named by the number of its first record")
+    yield from _read_segment(path, int(path.stem), is_last=True, repair=False)
+
+
 def broken_tails(folder: Path) -> list[Path]:
     """The tails that crashes cut short and `replay` set aside."""
     return sorted(folder.glob("*.broken")) if folder.is_dir() else []

@@ -63,7 +63,8 @@ def _facts_of_user(state: State, user: str) -> Facts:
     totals = user_totals(state, user)
     if totals is None or not totals.movies:
         return {}
-    pages, after = [], None
+    pages: list[str] = []
+    after = None
     while pages == [] or after is not None:
         page = history(state, user, 1, after)
         assert page is not None

@@ -1,5 +1,7 @@
 """The structures under the state, against Python's own."""
 
+from collections import Counter
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,12 +9,14 @@ from hypothesis import strategies as st
 from aggregator.intmap import IntMap
 from aggregator.recent import RecentHashes
 from aggregator.rules import BUCKET_MS
-from aggregator.runs import Cover, Interval, Runs, Steps
+from aggregator.runs import Intervals
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 INTERVALS = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(1, 15)).map(lambda p: (p[0], sum(p)))
-)
+    st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 15)).map(
+        lambda p: (p[0], p[1], p[1] + p[2])
+    )
+).map(lambda rows: Intervals(*np.array(rows, np.int64).reshape(-1, 3).T))
 
 
 @given(st.lists(st.lists(INT64, unique=True, max_size=50)), st.lists(INT64))
@@ -40,59 +44,49 @@ def test_intmap_grows_and_keeps_everything() -> None:
     assert (table.find(keys + 1) == -1).all()
 
 
-@given(INTERVALS)
-def test_cover_is_a_set_of_integers(intervals: list[Interval]) -> None:
-    cover, model = Cover(), set[int]()
-    for start, end in intervals:
-        ground = set(range(start, end))
-        fresh = [n for a, b in cover.add(start, end) for n in range(a, b)]
-        assert len(fresh) == len(set(fresh))
-        assert set(fresh) == ground - model
-        model |= ground
-        assert {n for a, b in cover.intervals() for n in range(a, b)} == model
-    assert cover.length() == len(model)
-    assert cover.edges == sorted(set(cover.edges))
-
-
-@given(INTERVALS, st.integers(0, 60), st.integers(1, 20))
-def test_cover_finds_what_overlaps(intervals: list[Interval], start: int, width: int) -> None:
-    cover = Cover()
-    for interval in intervals:
-        cover.add(*interval)
-    wanted = [(a, b) for a, b in cover.intervals() if a < start + width and b > start]
-    assert list(cover.overlapping(start, start + width)) == wanted
+def numbers_of(intervals: Intervals) -> list[tuple[int, int]]:
+    spans = zip(
+        *(c.tolist() for c in (intervals.group, intervals.start, intervals.end)), strict=True
+    )
+    return [(group, number) for group, start, end in spans for number in range(start, end)]
 
 
 @given(INTERVALS)
-def test_steps_count_what_covers_a_bucket(spans: list[Interval]) -> None:
-    steps = Steps()
-    for span in spans:
-        steps.raise_over(span)
-    width = max((end for _, end in spans), default=0)
-    assert steps.values().tolist() == [
-        sum(start <= bucket < end for start, end in spans) for bucket in range(width)
-    ]
+def test_a_union_is_a_set_of_integers_a_group(intervals: Intervals) -> None:
+    union = intervals.union()
+    numbers = numbers_of(union)
+    assert numbers == sorted(set(numbers_of(intervals)))
+    touching = (union.group[1:] == union.group[:-1]) & (union.start[1:] <= union.end[:-1])
+    assert not touching.any()
+    by_group = Counter(group for group, _ in numbers)
+    assert union.lengths(4).tolist() == [by_group[group] for group in range(4)]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 90_000), st.integers(0, 40_000))))
-def test_runs_are_the_same_open_and_closed(runs: list[tuple[int, int, int]]) -> None:
-    """A movie's retention does not depend on which runs have closed yet."""
-    intervals = [(pair, start, start + length) for pair, start, length in runs if length]
-    closed = Runs()
-    for pair, start, end in intervals:
-        closed.close(pair, 0, start, end)
-    half = Runs()
-    for pair, start, end in intervals[::2]:
-        half.close(pair, 0, start, end)
-    viewers, plays = closed.retention(0, [])
-    same_viewers, same_plays = half.retention(0, intervals[1::2])
-    assert (viewers.tolist(), plays.tolist()) == (same_viewers.tolist(), same_plays.tolist())
-    covered = [
-        {(pair, k) for k in range(start // BUCKET_MS, (end - 1) // BUCKET_MS + 1)}
-        for pair, start, end in intervals
-    ]
-    assert sum(viewers.tolist()) == len(set().union(*covered))
-    assert sum(plays.tolist()) == sum(map(len, covered))
+@given(INTERVALS)
+def test_the_numbers_in_intervals(intervals: Intervals) -> None:
+    group, number = intervals.numbers()
+    assert list(zip(group.tolist(), number.tolist(), strict=True)) == sorted(
+        set(numbers_of(intervals))
+    )
+
+
+@given(INTERVALS, st.lists(st.tuples(st.integers(0, 3), st.integers(0, 70)), max_size=20))
+def test_a_union_holds_its_numbers(intervals: Intervals, asked: list[tuple[int, int]]) -> None:
+    group, number = np.array(asked, np.int64).reshape(-1, 2).T
+    held = set(numbers_of(intervals))
+    assert intervals.union().hold(group, number).tolist() == [each in held for each in asked]
+
+
+@given(INTERVALS)
+def test_runs_touch_the_buckets_that_they_cover_a_part_of(intervals: Intervals) -> None:
+    scaled = Intervals(intervals.group, intervals.start * 1_700, intervals.end * 1_700)
+    buckets = scaled.covering().buckets()
+    assert set(numbers_of(buckets)) == {
+        (group, k)
+        for group, start, end in zip(scaled.group, scaled.start, scaled.end, strict=True)
+        for k in range(start // BUCKET_MS, -(-end // BUCKET_MS))
+        if end > start
+    }
 
 
 @given(st.lists(st.lists(st.integers(1, 40), unique=True, max_size=8), max_size=30))

@@ -120,6 +120,7 @@ def test_what_is_valid_is_taken_as_it_is(
     parsed = parse(encode([GOOD, event], ensure_ascii))
     assert parsed.errors == []
     wanted = {k: v for k, v in event.items() if k in Event.__struct_fields__}
+    assert isinstance(parsed.events, list)
     assert parsed.events[1] == Event(**wanted)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aggregator import checkpoint, inspection, regeneration
+from aggregator import inspection, regeneration
 from aggregator.commands import (
     Command,
     Describe,
@@ -24,7 +24,8 @@ from aggregator.router import Router
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
 from aggregator.shard import Shard
 from aggregator.sql_rules import first_difference
-from persistence.directory import DataDirectory
+from persistence import snapshot
+from persistence.directory import DataDirectory, read_manifest
 from persistence.files import replace_file
 from tests.shards import Clock, crash, router_of, settings_of
 
@@ -49,17 +50,16 @@ def some_events(rng: random.Random, now_ms: int) -> list[Event]:
 
 def some_command(rng: random.Random) -> Command:
     user, slug = rng.choice(USERS), rng.choice(SLUGS)
-    return rng.choice(
-        [
-            SetPosition(user, slug, rng.randrange(400_000)),
-            MarkCompleted(user, slug),
-            UnmarkCompleted(user, slug),
-            Hide(user, slug),
-            Erase(user, slug),
-            Erase(user),
-            Describe(slug, rng.choice([None, 300_000]), rng.choice([None, "Title"])),
-        ]
-    )
+    commands: list[Command] = [
+        SetPosition(user, slug, rng.randrange(400_000)),
+        MarkCompleted(user, slug),
+        UnmarkCompleted(user, slug),
+        Hide(user, slug),
+        Erase(user, slug),
+        Erase(user),
+        Describe(slug, rng.choice([None, 300_000]), rng.choice([None, "Title"])),
+    ]
+    return rng.choice(commands)
 
 
 async def drive(router: Router, clock: Clock, seed: int) -> None:
@@ -162,7 +162,7 @@ STEPS: list[tuple[Any, str]] = [
     (regeneration, "_read_old"),
     (regeneration._NewShard, "_store"),
     (regeneration._NewShard, "finish"),
-    (checkpoint.snapshot, "write"),
+    (snapshot, "write"),
     (DataDirectory, "switch"),
     (DataDirectory, "_remove_other_generations"),
 ]
@@ -205,4 +205,4 @@ def test_damage_is_found_before_anything_changes(tmp_path: Path) -> None:
     replace_file(stored, bytes(content))
     with pytest.raises(Exception, match=stored.name):
         remade(tmp_path, 3, Rules())
-    assert inspection.read_manifest(tmp_path).shards == 2
+    assert read_manifest(tmp_path).shards == 2

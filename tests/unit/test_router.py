@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from aggregator.commands import Describe, MarkCompleted
 from aggregator.errors import OverloadedError, ShardsUnavailableError
 from aggregator.event import Event, Part
 from aggregator.lane import Lane, QueueLimits
@@ -207,6 +208,33 @@ def test_answers_do_not_depend_on_the_number_of_shards(tmp_path: Path, shards: i
             stats = await router.stats()
             assert [shard.shard for shard in stats] == list(range(shards))
             assert sum(shard.users for shard in stats) == 60
+        for shard in made:
+            await shard.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_top_movies_count_what_was_marked_where_nothing_was_watched(
+    tmp_path: Path, shards: int
+) -> None:
+    """A shard did not list movies that have no event there; so what others did not list won."""
+    here, there = "a", "h"
+    assert [shard_of(user, 2) for user in (here, there)] == [1, 0]
+
+    async def run() -> None:
+        made = [Shard(settings_of(tmp_path, number), Clock()) for number in range(shards)]
+        async with router_of(made) as router:
+            await router.submit([Event(here, "m1", 1.0), Event(here, "m2", 1.0)], None, 100)
+            await router.command(MarkCompleted(here, "m1"))
+            for slug in ("m2", "m3"):
+                await router.command(MarkCompleted(there, slug))
+            await router.command(MarkCompleted(here, "m2"))
+            await router.describe(Describe("only described", 1_000, None))
+            for limit, expected in ((1, ["m2"]), (2, ["m2", "m1"]), (9, ["m2", "m1", "m3"])):
+                ranked = await router.top(TopQuery("completions", limit))
+                assert [movie.slug for movie in ranked] == expected
+            assert [movie.value for movie in ranked] == [2, 1, 1]
         for shard in made:
             await shard.close()
 

@@ -1,0 +1,83 @@
+"""Copies of the data of a running server, and its log for people."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+from tests.playhead import COMMAND, Playhead
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_path: Path) -> None:
+    playhead.start("--shards", "2", "--snapshot-events", "300")
+    counted = {"before": 0, "all": 0}
+    stop = threading.Event()
+
+    def keep_sending() -> None:
+        while not stop.is_set():
+            users = [f"user{number}" for number in range(20)]
+            at = counted["all"] // 20
+            events = [{"user": user, "slug": "m", "at": at} for user in users]
+            assert playhead.post("/", json=events).json()["accepted"] == 20
+            counted["all"] += 20
+
+    sender = threading.Thread(target=keep_sending)
+    sender.start()
+    while counted["all"] < 1000:
+        assert sender.is_alive()
+    counted["before"] = counted["all"]
+    copied = run("backup", tmp_path / "copy", "--data-dir", playhead.data_dir)
+    assert copied.returncode == 0, copied.stderr
+    stop.set()
+    sender.join()
+    assert not list(playhead.data_dir.glob("*.tmp"))
+    again = run("backup", tmp_path / "copy", "--data-dir", playhead.data_dir)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    playhead.kill()
+
+    checked = run("check", "--data-dir", tmp_path / "copy")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    restored = Playhead(tmp_path)
+    done = run("restore", tmp_path / "copy", "--data-dir", restored.data_dir)
+    assert done.returncode == 0, done.stderr
+    try:
+        restored.start()
+        events = restored.get("/v1/movies/m").json()["events"]
+        assert counted["before"] <= events <= counted["all"]
+    finally:
+        restored.kill()
+
+
+def test_a_backup_of_nothing_says_so(tmp_path: Path) -> None:
+    failed = run("backup", tmp_path / "copy", "--data-dir", tmp_path)
+    assert failed.returncode == 1
+    assert "holds no data of playhead's" in failed.stderr
+    assert not (tmp_path / "copy").exists()
+
+
+def test_the_log_can_be_read_by_people(playhead: Playhead) -> None:
+    playhead.start("--shards", "1")
+    event = {"user": "ann", "slug": "m", "at": 1.5, "session": "tv", "duration": 60}
+    playhead.post("/", json=[event, {"user": "bob", "slug": "m", "at": 2}])
+    playhead.session.put(playhead.url + "/v1/users/ann/movies/m/position", json={"at": 30})
+    segment = playhead.data_dir / "shard-0000" / "log" / f"{1:020}.log"
+    shown = run("log", "dump", segment)
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert [line.split(" ")[0] for line in lines if not line.startswith(" ")] == ["1", "2"]
+    assert '{"user":"ann","slug":"m","session":"tv","at_ms":1500,"duration_ms":60000}' in lines[1]
+    assert '{"user":"bob","slug":"m","at_ms":2000}' in lines[2]
+    assert '"SetPosition"' in lines[4]
+    assert len(run("log", "dump", segment, "--no-events").stdout.splitlines()) == 2
+    content = bytearray(segment.read_bytes())
+    content[100] ^= 1
+    segment.write_bytes(bytes(content))
+    damaged = run("log", "dump", segment)
+    assert damaged.returncode == 1
+    assert "is damaged at byte 16" in damaged.stderr

@@ -11,13 +11,14 @@ from typing import Any
 import duckdb
 import psutil
 
+from aggregator import sockets
 from aggregator.checkpoint import Folders
 from aggregator.evidence import Shard, Source, gather
 from aggregator.fact_copy import FACTS, FactCopy
 from aggregator.inspection import Tables
 from aggregator.rules import Rules
 from aggregator.sql_rules import KEYS, first_difference, totals
-from persistence.directory import read_manifest, shard_folder
+from persistence.directory import Manifest, read_manifest, shard_folder
 
 #: The share of the memory now free that SQL may take; beyond, it goes to temporary files.
 MEMORY_SHARE = 0.25
@@ -70,13 +71,18 @@ def check(path: Path, tell: Tell = lambda *_: None) -> Report:
     """
     path = path.resolve()
     manifest = read_manifest(path)
-    rules = Rules(**manifest.rules)
-    reports = []
-    for number in range(manifest.shards):
-        folder = shard_folder(manifest.root(path), number)
-        shard = Shard(number, folder, Folders.of(folder, number), rules, manifest.id)
-        reports.append(_check_shard(shard, tell))
+    reports = [
+        _check_shard(_shard_of(path, manifest, number), tell) for number in range(manifest.shards)
+    ]
+    if read_manifest(path) != manifest:  # made anew meanwhile, and what was checked is gone
+        return check(path, tell)
     return Report(path, reports)
+
+
+def _shard_of(path: Path, manifest: Manifest, number: int) -> Shard:
+    folder = shard_folder(manifest.root(path), number)
+    running = sockets.find(sockets.namespace_of(manifest.id), number, folder)
+    return Shard(number, folder, Folders.of(folder, number), Rules(**manifest.rules), running)
 
 
 def _check_shard(shard: Shard, tell: Tell) -> ShardReport:

@@ -113,10 +113,18 @@ def archive(folders: Folders, frozen: Frozen) -> None:
 
 
 def facts_between(
-    folders: Folders, first: int, last: int, skipped: entries.Skipped, erasing: Iterable[Erasing]
+    folders: Folders,
+    first: int,
+    last: int,
+    skipped: entries.Skipped,
+    erasing: Iterable[Erasing],
+    user: str | None = None,
 ) -> pa.Table:
-    """The facts of records `first` to `last` in the log, without those erased."""
-    found = _up_to(entries.read(folders.log, first - 1, repair=False), last)
+    """The facts of records `first` to `last` in the log, without those erased.
+
+    With `user`, all of that user's are there, and some of others'.
+    """
+    found = _up_to(entries.read(folders.log, first - 1, repair=False, naming=user), last)
     facts = entries.facts_of(found, skipped)
     erased = erasure_of(erasing).hits(facts)
     return one_chunk(facts.filter(pa.array(~erased))) if erased.any() else facts

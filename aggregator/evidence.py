@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from aggregator import entries, sockets
+from aggregator import entries
 from aggregator.checkpoint import Erasing, Folders
 from aggregator.fact_copy import FactCopy
 from aggregator.inspection import (
@@ -37,7 +37,7 @@ from persistence.errors import PersistenceError
 from persistence.facts import SCHEMA
 from persistence.snapshot import Snapshot
 
-#: A server waits so long with its next checkpoint, at most, while log and snapshots are read.
+#: A server waits so long with its next checkpoint, at most, if it hears nothing more.
 HOLD_S = 60.0
 
 #: Gets what is being done, and how much of it is done and in all.
@@ -99,8 +99,13 @@ class Shard:
     folder: Path
     folders: Folders
     rules: Rules
-    #: The id of the data directory.
-    data_id: str
+    #: The same in a server that runs on the data, if there is one.
+    running: RunningShard | None
+
+    def hold(self) -> None:
+        """Has the server leave the files as they are, from now on."""
+        if self.running is not None:
+            self.running.hold(HOLD_S)
 
 
 def gather(shard: Shard, copy: FactCopy, tell: Tell) -> Evidence:
@@ -116,12 +121,11 @@ def gather(shard: Shard, copy: FactCopy, tell: Tell) -> Evidence:
     So an erase before M is final in what was copied or still in the log, and one after
     M is not in it.
     """
-    running = sockets.find(sockets.namespace_of(shard.data_id), shard.number, shard.folder)
     copy.catch_up(partial(tell, "stored events"))
     for _ in range(ATTEMPTS):
         names = file_names(shard.folders)
-        with running.holding(HOLD_S) if running else nullcontext():
-            evidence = _attempt(shard, running, copy, tell)
+        with shard.running.holding(HOLD_S) if shard.running else nullcontext():
+            evidence = _attempt(shard, copy, tell)
             is_settled = copy.is_current()
             has_moved = file_names(shard.folders) != names
         if is_settled and not (evidence.damage and has_moved):
@@ -135,12 +139,13 @@ def gather(shard: Shard, copy: FactCopy, tell: Tell) -> Evidence:
     return evidence
 
 
-def _attempt(shard: Shard, running: RunningShard | None, copy: FactCopy, tell: Tell) -> Evidence:
+def _attempt(shard: Shard, copy: FactCopy, tell: Tell) -> Evidence:
     evidence = Evidence()
     copy.catch_up(partial(tell, "stored events"))
     evidence.damage += map(str, copy.damage)
     tell("memory", 0, 1)
-    _ask(running, evidence)
+    _ask(shard.running, evidence)
+    shard.hold()
     _read_log(shard.folders, evidence, tell)
     _read_snapshots(shard, evidence, copy, tell)
     return evidence
@@ -178,6 +183,7 @@ def _read_snapshots(shard: Shard, evidence: Evidence, copy: FactCopy, tell: Tell
     kept = kept_snapshots(shard.folders)
     for number, path in enumerate(kept):
         tell("snapshots", number, len(kept))
+        shard.hold()
         try:
             loaded = snapshot._load(path)
         except PersistenceError as error:

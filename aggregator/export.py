@@ -37,7 +37,7 @@ def _logged(
 ) -> pa.Table:
     """The user's facts that are in the log alone."""
     first = folders.store.archived_sequence() + 1
-    facts = facts_between(folders, first, last, skipped, erasing)
+    facts = facts_between(folders, first, last, skipped, erasing, request.user)
     expression = pa.compute.field("user") == request.user
     after = pa.compute.field("sequence") > request.after[0]
     same = (pa.compute.field("sequence") == request.after[0]) & (

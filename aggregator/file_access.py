@@ -6,20 +6,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 
 class FileAccess:
-    """One at a time reads or changes them. A reader outside can have changes wait for a while."""
+    """One at a time reads or changes them. Readers outside can have changes wait for a while."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._is_free = asyncio.Event()
         self._is_free.set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._holders: dict[int, asyncio.TimerHandle] = {}
 
     def reading(self) -> AbstractAsyncContextManager[None]:
         return self._lock
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
-        """Waits until nothing is held."""
+        """Waits until no one holds the files."""
         while True:
             await self._is_free.wait()
             async with self._lock:
@@ -27,15 +27,22 @@ class FileAccess:
                     yield
                     return
 
-    async def hold(self, seconds: float) -> None:
+    async def hold(self, holder: int, seconds: float) -> None:
         """After a change under way, no other begins before `release` or so many seconds."""
         async with self._lock:
-            self.release()
+            self.release(holder)
             self._is_free.clear()
-            self._timer = asyncio.get_running_loop().call_later(seconds, self.release)
+            loop = asyncio.get_running_loop()
+            self._holders[holder] = loop.call_later(seconds, self.release, holder)
 
-    def release(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._is_free.set()
+    def release(self, holder: int) -> None:
+        """Ends the hold of one, if there is any."""
+        timer = self._holders.pop(holder, None)
+        if timer is not None:
+            timer.cancel()
+        if not self._holders:
+            self._is_free.set()
+
+    def release_all(self) -> None:
+        for holder in list(self._holders):
+            self.release(holder)

@@ -103,10 +103,11 @@ class ExportRequest(msgspec.Struct, frozen=True):
 class HoldRequest(msgspec.Struct, frozen=True):
     """For so long, no checkpoint of the shard that keeps its data in `folder`; 0 ends that.
 
-    Another shard refuses.
+    Another shard refuses. `holder` is any number, by which one knows one's own hold.
     """
 
     folder: str
+    holder: int
     seconds: float
 
 

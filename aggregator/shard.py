@@ -172,7 +172,7 @@ class Shard:
 
     async def close(self) -> None:
         """Finishes what is under way, makes a last checkpoint if one is due, lets go."""
-        self._files.release()
+        self._files.release_all()
         while self._pending or self._in_flight:
             await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
         if self._committer is not None:
@@ -381,9 +381,9 @@ class Shard:
         if not self._keeps(request.folder):
             return Refused(f"this shard keeps its data in {self._settings.folder}")
         if request.seconds > 0:
-            await self._files.hold(min(request.seconds, HOLD_S_MAX))
+            await self._files.hold(request.holder, min(request.seconds, HOLD_S_MAX))
         else:
-            self._files.release()
+            self._files.release(request.holder)
         return Held()
 
     async def _tables(self, request: TablesRequest) -> Tabled | Refused:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class RunningShard:
         """`data` is the folder of the shard's data."""
         self._socket = socket
         self._data = str(data.resolve())
+        self._holder = secrets.randbits(63)
 
     def tables(self) -> Tabled | Refused:
         """What it has in memory; raises `OSError` if it is not there any more."""
@@ -61,19 +63,17 @@ class RunningShard:
     @contextmanager
     def holding(self, seconds: float) -> Iterator[None]:
         """It changes no file meanwhile but the newest segment of its log, for so long at most."""
-        self._hold(seconds)
+        self.hold(seconds)
         try:
             yield
         finally:
-            self._hold(0)
+            self.hold(0)
 
-    def is_there(self) -> bool:
-        """Whether it is reached, and keeps its data there."""
-        return self._hold(0)
-
-    def _hold(self, seconds: float) -> bool:
+    def hold(self, seconds: float) -> bool:
+        """Begins or renews that, or ends it with 0; False when the shard is not there."""
+        request = HoldRequest(self._data, self._holder, seconds)
         try:
-            return isinstance(self._ask(encode_hold(HoldRequest(self._data, seconds))), Held)
+            return isinstance(self._ask(encode_hold(request)), Held)
         except OSError:
             return False
 
@@ -93,7 +93,7 @@ async def _call(socket: Path, frame: bytes) -> bytes:
 def find(namespace: str, shard: int, data: Path) -> RunningShard | None:
     """The shard, if it runs here, that keeps its data in the folder `data`."""
     found = (RunningShard(socket_path(folder, shard), data) for folder in folders(namespace))
-    return next((running for running in found if running.is_there()), None)
+    return next((running for running in found if running.hold(0)), None)
 
 
 def _is_own(folder: Path) -> bool:

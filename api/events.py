@@ -144,6 +144,8 @@ def idempotency_key(request: Request) -> str | None:
     key = header(request, "idempotency-key")
     if len(key.encode()) > TAG_BYTES_MAX:
         raise bad_request(f"Idempotency-Key: has more than {TAG_BYTES_MAX} bytes")
+    if not key and "idempotency-key" in request.headers:
+        raise bad_request("Idempotency-Key: is empty; leave it out, or send 1 to 128 bytes")
     return key or None
 
 

@@ -216,7 +216,7 @@ def _decode_one(encoded: bytes) -> Event | Flaw:
     try:
         event = _event.decode(encoded)
     except msgspec.ValidationError as error:
-        return _explain(error)
+        return explain(error)
     repeated = _repeated_key(encoded)
     if repeated is not None:
         return Flaw(repeated, "is given more than once")
@@ -250,7 +250,7 @@ def _repeated_key(encoded: bytes) -> str | None:
     return next((field for field in _FIELDS if keys[field] > 1), None)
 
 
-def _explain(error: msgspec.ValidationError) -> Flaw:
+def explain(error: msgspec.ValidationError) -> Flaw:
     """msgspec's message, as one about a field."""
     where = _WHERE.match(str(error))
     assert where is not None

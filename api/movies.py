@@ -12,9 +12,9 @@ from sanic import Blueprint, HTTPResponse, Request
 from aggregator.commands import Describe
 from aggregator.event import Length
 from aggregator.messages import HoursQuery, MovieTotals, Sort, TopQuery
-from aggregator.rules import BUCKET_MS, DAY_HOURS, HOUR_MS
+from aggregator.rules import BUCKET_MS, DAY_HOURS, HOUR_MS, hour_kept
 from api import documentation as doc
-from api.context import credits_positions, router
+from api.context import credits_positions, router, settings
 from api.parameters import body_of, choice, name_of, pair_of, time_ms, whole_number
 from api.problems import bad_request, not_found
 from api.schema import (
@@ -159,6 +159,8 @@ async def timeseries(request: Request, slug: str) -> HTTPResponse:
     slug = name_of("slug", slug)
     step = choice(request, "step", tuple(STEPS), "hour")
     first, end = await _hours_asked_for(request, slug, STEPS[step])
+    if first == end:
+        return answer(TimeseriesAnswer(slug, step, []))
     hours = await router(request).hours(HoursQuery(slug, first, end))
     if hours is None:
         raise _unknown_movie()
@@ -173,13 +175,13 @@ async def timeseries(request: Request, slug: str) -> HTTPResponse:
 async def _hours_asked_for(request: Request, slug: str, step_hours: int) -> tuple[int, int]:
     """The first hour and the one after the last, in whole steps."""
     from_ms, to_ms = time_ms(request, "from"), time_ms(request, "to")
+    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+        raise bad_request("from: must be before `to`")
     if to_ms is None:
         to_ms = (_hour_now() + 1) * HOUR_MS
     if from_ms is None:
-        first_t = (await _totals(request, slug)).first_t
-        from_ms = to_ms - step_hours * HOUR_MS if first_t is None else min(first_t, to_ms - 1)
-    if from_ms >= to_ms:
-        raise bad_request("from: must be before `to`")
+        from_ms = await _first_ms(request, slug)
+    from_ms = min(from_ms, to_ms)
     step_ms = step_hours * HOUR_MS
     first, end = from_ms // step_ms * step_hours, -(-to_ms // step_ms) * step_hours
     if first < 0:
@@ -187,6 +189,15 @@ async def _hours_asked_for(request: Request, slug: str, step_hours: int) -> tupl
     if end - first > POINTS_MAX * step_hours:
         raise bad_request(f"from, to: these are more than {POINTS_MAX} points; ask for fewer")
     return first, end
+
+
+async def _first_ms(request: Request, slug: str) -> int:
+    """When a movie's hours begin; now, without any."""
+    first_t = (await _totals(request, slug)).first_t
+    if first_t is None:
+        return (_hour_now() + 1) * HOUR_MS
+    kept_days = settings(request).hours_kept_days
+    return hour_kept(first_t // HOUR_MS, _hour_now() * HOUR_MS, kept_days) * HOUR_MS
 
 
 async def _totals(request: Request, slug: str) -> MovieTotals:

@@ -10,8 +10,8 @@ from sanic import Request
 
 from aggregator.event import NAME_BYTES_MAX, Event
 from aggregator.messages import Place
-from api.intake import checked
-from api.problems import bad_request
+from api.intake import checked, explain
+from api.problems import FieldError, bad_request
 
 _ETAG = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
 _CURSOR = re.compile(r"([0-9]{1,16})-([0-9]{1,18})")
@@ -39,14 +39,14 @@ def pair_of(user: str, slug: str) -> tuple[str, str]:
 
 
 def choice(request: Request, parameter: str, choices: tuple[str, ...], default: str) -> Any:
-    value: str = request.args.get(parameter, default)
+    value = _value(request, parameter) or default
     if value not in choices:
         raise bad_request(f"{parameter}: expected one of {', '.join(choices)}, got {value}")
     return value
 
 
 def whole_number(request: Request, parameter: str, default: int, maximum: int) -> int:
-    value: str = request.args.get(parameter, str(default))
+    value = _value(request, parameter) or str(default)
     if not (re.fullmatch("[0-9]{1,9}", value) and 1 <= int(value) <= maximum):
         raise bad_request(f"{parameter}: expected a whole number from 1 to {maximum}, got {value}")
     return int(value)
@@ -54,7 +54,7 @@ def whole_number(request: Request, parameter: str, default: int, maximum: int) -
 
 def time_ms(request: Request, parameter: str) -> int | None:
     """A time of day as Unix milliseconds; None without one. UTC where it has no offset."""
-    value: str | None = request.args.get(parameter)
+    value = _value(request, parameter)
     if value is None:
         return None
     try:
@@ -72,7 +72,7 @@ def time_ms(request: Request, parameter: str) -> int | None:
 
 def place(request: Request) -> Place | None:
     """Where the page before ended."""
-    value: str | None = request.args.get("cursor")
+    value = _value(request, "cursor")
     if value is None:
         return None
     found = _CURSOR.fullmatch(value)
@@ -102,5 +102,20 @@ def body_of(request: Request, shape: type[T]) -> T:
     """The JSON body as a struct; raises `ProblemError` that names the field at fault."""
     try:
         return msgspec.json.decode(request.body, type=shape)
+    except msgspec.ValidationError as error:
+        flaw = explain(error)
+        detail = flaw.message if flaw.field is None else f"{flaw.field}: {flaw.message}"
+        errors = [FieldError(0, flaw.field, flaw.message)]
+        raise bad_request(f"The body is not what is expected here. {detail}", errors) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request(f"The body is not what is expected here: {error}") from error
+        raise bad_request(f"The body is not JSON: {error}") from error
+
+
+def _value(request: Request, parameter: str) -> str | None:
+    """The parameter's one value; None without it."""
+    values: list[str] = request.get_args(keep_blank_values=True).getlist(parameter, [])
+    if len(values) > 1:
+        raise bad_request(f"{parameter}: is given more than once")
+    if values == [""]:
+        raise bad_request(f"{parameter}: is empty")
+    return values[0] if values else None

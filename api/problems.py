@@ -1,7 +1,8 @@
 """Errors as RFC 9457 problem documents. The detail says what was wrong and what to do."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -114,7 +115,7 @@ def _problem_of(request: Request, exception: Exception) -> ProblemError:
         case NotFound():
             return not_found(f"There is nothing at {request.path}; see /docs for what there is")
         case MethodNotAllowed():
-            allowed = exception.headers.get("Allow", "")
+            allowed = ", ".join(_methods_of(request))
             return ProblemError(
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 f"{request.method} is not possible here; allowed: {allowed}",
@@ -140,6 +141,14 @@ def _problem_of(request: Request, exception: Exception) -> ProblemError:
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "A fault of playhead's own; its log has the details. What became of this is unknown",
     )
+
+
+def _methods_of(request: Request) -> Iterator[str]:
+    """What is possible at the path of `request`."""
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        with suppress(SanicException):
+            request.app.router.get(request.path, method, request.headers.get("host"))
+            yield method
 
 
 def too_large(detail: str) -> ProblemError:

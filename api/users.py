@@ -42,7 +42,7 @@ from api.schema import (
 
 LIMIT_MAX = 1000
 #: So many facts, or movies, at a time are read for an export.
-EXPORT_PAGE = 5_000
+EXPORT_PAGE = 50_000
 
 _PAIR = {"user": "username", "slug": "show_slug"}
 

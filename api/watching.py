@@ -10,6 +10,7 @@ from aggregator.event import Event, Name, Seconds
 from api import documentation as doc
 from api.context import router
 from api.intake import checked
+from api.parameters import body_of
 from api.problems import bad_request, not_found
 from api.schema import PositionAnswer, answer, seconds
 
@@ -41,10 +42,7 @@ class Watching(msgspec.Struct, frozen=True):
 )
 async def store(request: Request) -> HTTPResponse:
     user = _user(request)
-    try:
-        watching = msgspec.json.decode(request.body, type=Watching)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request(f'Expected {{"video_id": "…", "position": 0}}: {error}') from error
+    watching = body_of(request, Watching)
     event = checked(Event(user, watching.video_id, watching.position))
     await router(request).submit([event], None, len(request.body))
     return answer(PositionAnswer(seconds(round(watching.position * 1000))))

@@ -80,6 +80,10 @@ def test_days_long_past_are_known_by_day_alone(server: Playhead) -> None:
     assert hours == [30] + [0] * 23
     days = [point["watch_seconds"] for point in server.get(path + "&step=day").json()["points"]]
     assert days == [30]
+    play(server, "old", "old", 0, 20)
+    points = server.get("/v1/movies/old/timeseries").json()["points"]
+    assert points[0] == {"start": f"{day:%Y-%m-%d}T00:00:00.000Z", "watch_seconds": 30}
+    assert sum(point["watch_seconds"] for point in points) == 50
 
 
 def test_top_movies_of_a_window(server: Playhead) -> None:
@@ -169,6 +173,12 @@ def test_bad_parameters_of_a_timeseries_are_named(server: Playhead, query: str, 
     assert problem["detail"].startswith(named)
 
 
+def test_before_the_first_event_there_are_no_points(server: Playhead) -> None:
+    play(server, "early", "early", 0)
+    points = server.get("/v1/movies/early/timeseries?to=2020-01-01T00:00:00Z").json()["points"]
+    assert points == []
+
+
 # Lists of a user
 
 
@@ -225,6 +235,43 @@ def test_lists_of_an_unknown_user(server: Playhead, path: str) -> None:
     problem_of(server.get(f"/v1/users/nobody-at-all/{path}"), 404)
 
 
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("limit=", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("cursor=", "cursor"),
+        ("limit=0", "limit"),
+    ],
+)
+def test_empty_and_repeated_parameters_are_named(server: Playhead, query: str, named: str) -> None:
+    play(server, "params", "m", 1)
+    problem = problem_of(server.get(f"/v1/users/params/movies?{query}"), 400)
+    assert problem["detail"].startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/movies/m", "GET, PUT"),
+        ("POST", "/v1/users/u/movies/m", "GET, DELETE"),
+        ("GET", "/v1/users/u/movies/m/completed", "PUT, DELETE"),
+        ("PUT", "/v1/stats", "GET"),
+    ],
+)
+def test_other_methods_are_told_what_is_possible(
+    server: Playhead, method: str, path: str, allowed: str
+) -> None:
+    answer = server.session.request(method, server.url + path, timeout=30)
+    assert allowed in problem_of(answer, 405)["detail"]
+    assert answer.headers["Allow"] == allowed
+
+
+def test_an_empty_idempotency_key(server: Playhead) -> None:
+    answer = server.post("/", json=event("key", "m", 1), headers={"Idempotency-Key": ""})
+    assert problem_of(answer, 400)["detail"].startswith("Idempotency-Key")
+
+
 @pytest.mark.parametrize("cursor", ["x", "1", "1-", "-1-2", "9" * 30 + "-1"])
 def test_a_bad_cursor_is_named(server: Playhead, cursor: str) -> None:
     problem = problem_of(server.get(f"/v1/users/hist/movies?cursor={cursor}"), 400)
@@ -264,7 +311,10 @@ def test_a_position_by_hand_where_nothing_was_watched(server: Playhead) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"at": -1}, {"at": "x"}, {"at": 1e8}, [], 3])
 def test_a_bad_position_by_hand(server: Playhead, body: Any) -> None:
-    problem_of(put(server, "/v1/users/hand-bad/movies/m/position", body), 400)
+    problem = problem_of(put(server, "/v1/users/hand-bad/movies/m/position", body), 400)
+    assert [error["field"] for error in problem["errors"]] == [
+        "at" if isinstance(body, dict) else None
+    ]
     problem_of(server.get("/v1/users/hand-bad"), 404)
 
 

@@ -97,7 +97,8 @@ def write(folders: Folders, frozen: Frozen) -> None:
     if frozen.erasing:
         erasure = erasure_of(frozen.erasing)
         removed = folders.store.purge(erasure.users, erasure.pairs)
-        _logger.info("erased %d stored facts", removed)
+        if removed:
+            _logger.info("erased %d stored facts", removed)
     extra = frozen.extra | {ALONE: bool(frozen.erasing)}
     snapshot.write(folders.snapshots, frozen.sequence, frozen.tables, extra)
     tidy_up(folders, alone=bool(frozen.erasing))

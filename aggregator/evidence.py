@@ -221,6 +221,8 @@ def _take_rest(folders: Folders, evidence: Evidence, recovered: Recovered, copy:
         what = "the server has record" if evidence.last else "there are stored events of record"
         evidence.damage.append(f"{folders.log} ends with record {last}, and {what} {wanted}")
     evidence.last = last
+    if copy.damage:
+        return  # which facts are in the log alone is not known
     evidence.tail = tail_after(folders, stored, recovered)
     evidence.erasing = recovered.erasing
-    evidence.has_all_facts = not copy.damage
+    evidence.has_all_facts = True

@@ -304,9 +304,9 @@ class ShardStats(msgspec.Struct, frozen=True):
     broken_tails: int
     snapshot_sequence: int
     snapshot_ms: int
-    stored_sequence: int
-    stored_events: int
-    stored_bytes: int
+    stored_sequence: int | None
+    stored_events: int | None
+    stored_bytes: int | None
     erasing: int
     erasing_since_ms: int | None
     writable: bool

@@ -189,20 +189,19 @@ class Router:
     async def stats(self) -> list[ShardStats]:
         return await self._ask_all(StatsQuery(), ShardStats)
 
-    async def stats_of_each(self) -> list[ShardStats | NoAnswerError]:
-        """By shard, its statistics, or why there are none."""
-        answers = await asyncio.gather(
-            *(lane.ask(StatsQuery()) for lane in self._lanes), return_exceptions=True
-        )
-        results: list[ShardStats | NoAnswerError] = []
-        for answer in answers:
-            if isinstance(answer, NoAnswerError):
-                results.append(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                results.append(msgspec.msgpack.decode(answer, type=ShardStats))
-        return results
+    async def stats_of_each(self, timeout_s: float) -> list[ShardStats | NoAnswerError]:
+        """By shard, its statistics, or why there are none by then."""
+
+        async def ask(lane: Lane) -> ShardStats | NoAnswerError:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return msgspec.msgpack.decode(await lane.ask(StatsQuery()), type=ShardStats)
+            except TimeoutError:
+                return ShardsUnavailableError({lane.shard: f"no reply within {timeout_s:g} s"})
+            except NoAnswerError as error:
+                return error
+
+        return await asyncio.gather(*map(ask, self._lanes))
 
     async def close(self) -> None:
         await asyncio.gather(*(lane.close() for lane in self._lanes))

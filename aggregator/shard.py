@@ -153,6 +153,7 @@ class Shard:
         self._files = FileAccess()
         self._disk = ThreadPoolExecutor(1, "log")
         self._writable = True
+        self._stored_damage = ""
         self._rate = Rate()
 
     async def handle(self, frame: bytes) -> bytes:
@@ -424,10 +425,22 @@ class Shard:
         self._writable = self._writable or self._log.has_room()
         return self._writable
 
+    def _stored(self) -> tuple[int, int, int] | None:
+        """Of stored events: the last record, how many, and bytes; None where files are damaged."""
+        try:
+            files = self._folders.store.files()
+            last = files[-1].last if files else 0
+            return last, sum(file.rows for file in files), sum(file.bytes for file in files)
+        except PersistenceError as error:
+            if self._stored_damage != str(error):
+                self._stored_damage = str(error)
+                _logger.error("shard %d: %s", self._settings.number, error)
+            return None
+
     def _stats(self) -> ShardStats:
         state = self._state
         sizes = log.sizes(self._folders.log)
-        stored = self._folders.store.files()
+        stored = self._stored()
         names = [name for name in state.movie_names.to_list() if state.movie_code(name) is not None]
         hashes = np.fromiter((xxhash.xxh3_64_intdigest(n.encode()) for n in names), np.uint64)
         return ShardStats(
@@ -449,9 +462,9 @@ class Shard:
             broken_tails=len(log.broken_tails(self._folders.log)),
             snapshot_sequence=self._snapshot_sequence,
             snapshot_ms=self._snapshot_ms,
-            stored_sequence=stored[-1].last if stored else 0,
-            stored_events=sum(file.rows for file in stored),
-            stored_bytes=sum(file.bytes for file in stored),
+            stored_sequence=stored and stored[0],
+            stored_events=stored and stored[1],
+            stored_bytes=stored and stored[2],
             erasing=len(self._erasing),
             erasing_since_ms=min((each.received_ms for each in self._erasing), default=None),
             writable=self._is_writable(),

@@ -4,7 +4,18 @@ from typing import Any
 
 from sanic import Sanic
 
-from api import cors, documentation, events, movies, operating, users, watching
+from api import (
+    cors,
+    documentation,
+    events,
+    live,
+    metrics,
+    movies,
+    operating,
+    pages,
+    users,
+    watching,
+)
 from api.problems import ProblemHandler
 from api.settings import Settings
 
@@ -29,7 +40,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         FALLBACK_ERROR_FORMAT="json",
     )
     app.ctx.settings = settings
-    for module in (events, movies, users, watching, operating):
+    for module in (pages, events, movies, users, watching, live, operating, metrics):
         app.blueprint(module.blueprint)
     documentation.install(app)
     cors.install(app, settings.cors_origins)

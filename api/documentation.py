@@ -89,9 +89,9 @@ def operation(
     """Documents a handler.
 
     `answer` is the struct of a 200, or `text` the content type of one that is
-    not JSON; a `status` of 204 has neither. `path` and `cookies` give an example a
-    parameter; `query` a type or the choices, and the default or, for a required
-    one, an example.
+    not JSON; with both, `answer` is what its parts hold. A `status` of 204 has
+    neither. `path` and `cookies` give an example a parameter; `query` a type or the
+    choices, and the default or, for a required one, an example.
     """
     examples = {"path": path or {}, "cookie": cookies or {}}
     parameters: list[Any] = [
@@ -104,7 +104,7 @@ def operation(
     parameters += [Parameter(name, openapi.String(), "header") for name in headers]
     content: dict[str, Any] = {}
     if answer is not None:
-        content = {"application/json": {"schema": reference(answer)}}
+        content = {text or "application/json": {"schema": reference(answer)}}
     elif text is not None:
         content = {text: {"schema": {"type": "string"}}}
     responses = [Response(content, status, "Done")] + [

@@ -1,11 +1,13 @@
-"""Health, statistics and the front page."""
+"""Health and statistics."""
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import numpy as np
 from sanic import Blueprint, HTTPResponse, Request
-from sanic.response import html, text
+from sanic.response import text
 
 from aggregator.messages import ShardStats
 from api import documentation as doc
@@ -14,36 +16,6 @@ from api.problems import unavailable
 from api.schema import ShardAnswer, StatsAnswer, answer, seconds, time_of
 
 blueprint = Blueprint("operating")
-
-_HOME = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>playhead</title>
-<style>
-  body { font: 16px/1.6 system-ui, sans-serif; max-width: 42rem; margin: 4rem auto; padding: 0 1rem;
-         color: #1d2733; background: #fbfbfd }
-  h1 { font-size: 1.6rem; margin-bottom: 0 } p { margin-top: .2rem; color: #566 }
-  a { color: #0b62c4; text-decoration: none } a:hover { text-decoration: underline }
-  li { margin: .35rem 0 } code { background: #eef1f5; padding: .1rem .35rem; border-radius: .25rem }
-</style>
-<h1>playhead</h1>
-<p>Watch time and resume points from player heartbeats.</p>
-<ul>
-  <li><a href="/docs">Documentation</a>, to read and to try
-      (<a href="/openapi.json">OpenAPI</a>)</li>
-  <li><a href="/v1/movies">Top movies</a></li>
-  <li><a href="/v1/stats">Statistics</a>, <a href="/readyz">readiness</a></li>
-  <li>Events go to <code>POST /</code>:
-      <code>{"user": "username", "slug": "show_slug", "at": 4500}</code></li>
-</ul>
-"""
-
-
-@blueprint.get("/")
-@doc.operation("The front page", "Links, for people.", text="text/html")
-async def home(_: Request) -> HTTPResponse:
-    return html(_HOME)
 
 
 @blueprint.get("/healthz")
@@ -74,13 +46,25 @@ async def stats(request: Request) -> HTTPResponse:
     return answer(_summary(await router(request).stats()))
 
 
+def distinct_movies(shards: Sequence[ShardStats]) -> int:
+    """How many movies there are; each counts once, however many shards have it."""
+    if len(shards) == 1:
+        return shards[0].movies
+    return _distinct(b"".join(shard.movie_hashes for shard in shards))
+
+
+@lru_cache(maxsize=1)
+def _distinct(hashes: bytes) -> int:
+    """Kept, because they are asked for more often than they change."""
+    return len(np.unique(np.frombuffer(hashes, np.uint64)))
+
+
 def _summary(shards: list[ShardStats]) -> StatsAnswer:
-    movies = np.unique(np.frombuffer(b"".join(shard.movie_hashes for shard in shards), np.uint64))
     erasing = (shard.erasing_since_ms for shard in shards)
     since = min((ms for ms in erasing if ms is not None), default=None)
     return StatsAnswer(
         users=sum(shard.users for shard in shards),
-        movies=len(movies),
+        movies=distinct_movies(shards),
         pairs=sum(shard.pairs for shard in shards),
         watching_now=sum(shard.watching_now for shard in shards),
         watch_seconds=seconds(sum(shard.watch_ms for shard in shards)),

@@ -1,13 +1,20 @@
 """Sanic's HTTP protocol, with bounds that it lacks."""
 
 import asyncio
+import socket
+import time
 from typing import Any
 
+from sanic.exceptions import RequestCancelled
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 #: How long an answer to a request that timed out may take to get out.
 LAST_WORDS_S = 1.0
+#: A client that takes nothing of a stream for so long is cut.
+STALLED_S = 10.0
+#: What the system may hold of a stream; it would let megabytes pile up for a client that is gone.
+STREAM_BUFFER_BYTES = 16 << 10
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
@@ -19,18 +26,30 @@ class BoundedProtocol(HttpProtocol):
     """Timeouts count from a request's first byte; past a number of connections no more are taken.
 
     Sanic starts its timers anew at every byte, so that a client that sends one
-    now and then is never cut.
+    now and then is never cut. An answer without an end, a stream, has no
+    deadline, but each of its parts has.
     """
+
+    __slots__ = ("_streaming",)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._streaming = False
 
     def data_received(self, data: bytes) -> None:
         if self.http is None or self.http.stage is Stage.IDLE:
-            super().data_received(data)
+            if self.signal.stopped:
+                self.close()  # else one request after the other would hold up the stop
+            else:
+                super().data_received(data)
             return
         since = self._time
         super().data_received(data)
         self._time = since
 
     def check_timeouts(self) -> None:
+        if self._streaming:
+            self._time = time.monotonic()  # `taken` is what bounds it
         super().check_timeouts()  # type: ignore[no-untyped-call]
         if self.http is not None and self.http.exception is not None:
             # It has timed out, and Sanic would go on to read the rest of its body.
@@ -41,3 +60,40 @@ class BoundedProtocol(HttpProtocol):
         if len(self.connections) > self.app.ctx.settings.connections_max:
             transport.write(_FULL)
             asyncio.get_running_loop().call_soon(self.close)
+
+    def abort(self) -> None:
+        """Ends the connection, whatever is under way."""
+        # Sanic would also forget the transport, and then stumble over its absence.
+        if self.transport is not None:
+            self.transport.abort()
+
+    # Streams
+
+    def start_stream(self) -> None:
+        """The answer is a stream, the last on this connection; await `taken` before each part."""
+        assert self.http is not None
+        if self.transport is None or self.transport.is_closing():
+            raise RequestCancelled
+        self._streaming = True
+        self.http.keep_alive = False
+        self.transport.set_write_buffer_limits(high=0)
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
+        # Notices also a client that vanished without a word.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED_S * 1000))
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a part waits for the client."""
+        return not self._can_write.is_set()
+
+    async def taken(self) -> None:
+        """Returns once the client can take a part; one that takes too long is cut."""
+        if not self.is_stalled:
+            return
+        try:
+            async with asyncio.timeout(STALLED_S):
+                await self._can_write.wait()
+        except TimeoutError:
+            self.abort()
+            raise RequestCancelled from None

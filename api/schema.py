@@ -138,7 +138,7 @@ class FactAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ShardAnswer(msgspec.Struct, frozen=True):
-    """How a shard is doing."""
+    """How a shard is doing; nothing is said of stored events where a file is damaged."""
 
     shard: int
     users: int
@@ -157,9 +157,9 @@ class ShardAnswer(msgspec.Struct, frozen=True):
     broken_tails: int
     snapshot_sequence: int
     snapshot_time: str | None
-    stored_sequence: int
-    stored_events: int
-    stored_bytes: int
+    stored_sequence: int | None
+    stored_events: int | None
+    stored_bytes: int | None
     erasing: int
     erasing_since: str | None
     writable: bool

@@ -7,16 +7,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Protocol, TypeVar
 
 import duckdb
 import psutil
 import pyarrow as pa
 from cyclopts import Parameter
+from rich.console import Console
 
 from aggregator.inspection import Inspection, inspect, with_shard
 from aggregator.rules import Rules
@@ -48,16 +50,22 @@ _OVERVIEW = """
         ['movies', 'users', 'progress', 'retention', 'hours', 'events', 'changes'], table_name
     ), column_index
 """
-_READS = "playhead sql only reads: SELECT, FROM, WITH, VALUES, SHOW, DESCRIBE, SUMMARIZE, EXPLAIN"
+_READS = "playhead sql only reads: SELECT, FROM, WITH, SHOW, DESCRIBE, SUMMARIZE, EXPLAIN"
 
 #: After this, a message shows the line of the query, and below it where in it.
 _PICTURE = re.compile(r"\n\s*LINE \d+:")
-_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
+_EXPLAIN = re.compile(
+    r"(\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b\s*(ANALYZE\b\s*)?(\([^)]*\))?", re.IGNORECASE | re.DOTALL
+)
 #: In a parsed query: a part that writes.
 _WRITING = re.compile(r'"type":"(COPY|DELETE|INSERT|MERGE|UPDATE)\w*_NODE"')
 
 Write = Callable[[pa.RecordBatchReader], None]
-Call = Callable[[Callable[[], Any]], Any]
+T = TypeVar("T")
+
+
+class Call(Protocol):
+    def __call__(self, function: Callable[[], T]) -> T: ...
 
 
 class QueryError(Exception):
@@ -103,34 +111,91 @@ def sql(
 
 
 def answer(query: str | None, data_dir: Path, write: Write) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
-        content = None if query is None else inspect(data_dir)
-        with _database(content) as connection, _interruptible(connection) as call:
-            statement = query or _OVERVIEW
-            check(connection, statement)
-            try:
-                rows = call(lambda: _rows(connection, statement))  # noqa: B023 - it is called now
-            except duckdb.IOException:
-                if attempt == ATTEMPTS:
-                    raise
-                continue
-            call(lambda: write(rows))  # noqa: B023
-            return
+    """Gives the rows that `query` finds to `write`; without a query, those of the overview.
+
+    Raises `QueryError`, `duckdb.Error`, `PersistenceError`, and what `write` does.
+    """
+    statement = _OVERVIEW if query is None else query
+    check_reads(statement)
+    with ExitStack() as stack:
+        with Console(stderr=True).status("Reading the data"):
+            for attempt in range(1, ATTEMPTS + 1):
+                content = None if query is None else inspect(data_dir)
+                stamps = _stamps(content)
+                try:
+                    rows, call = stack.enter_context(_found(statement, content))
+                    break
+                except (duckdb.Error, QueryError):
+                    if attempt == ATTEMPTS or (_stamps(content) == stamps and None not in stamps):
+                        raise
+        call(partial(write, rows))
+
+
+def check_reads(query: str) -> None:
+    """Raises `QueryError` unless this is one statement that changes nothing.
+
+    `COPY` in a `WITH` is a part of a SELECT for DuckDB, so it looks into that, too.
+    """
+    with duckdb.connect() as connection:
+        statements = connection.extract_statements(query)
+        if len(statements) != 1:
+            raise QueryError(f"one query is answered at a time, and these are {len(statements)}")
+        [statement] = statements
+        if explain := _EXPLAIN.match(query):
+            [statement] = connection.extract_statements(query[explain.end() :]) or statements
+        kind = statement.type
+        if kind == duckdb.StatementType.MULTI:
+            raise QueryError("PIVOT needs its values: PIVOT … ON … IN (…) USING …")
+        if kind != duckdb.StatementType.SELECT:
+            raise QueryError(f"{kind.name} is no query. {_READS}")
+        parsed = connection.execute("SELECT json_serialize_sql(?)", [statement.query]).fetchall()
+    if writing := _WRITING.search(parsed[0][0]):
+        raise QueryError(f"{writing[1]} is no query. {_READS}")
+
+
+def _stamps(content: Inspection | None) -> list[tuple[int, int] | None]:
+    """What tells a stored file from another of its name; None where it is gone."""
+    stamps: list[tuple[int, int] | None] = []
+    for path in content.stored_paths() if content else []:
+        try:
+            found = path.stat()
+            stamps.append((found.st_ino, found.st_mtime_ns))
+        except FileNotFoundError:
+            stamps.append(None)
+    return stamps
+
+
+@contextmanager
+def _found(query: str, content: Inspection | None) -> Iterator[tuple[pa.RecordBatchReader, Call]]:
+    """The rows, of which the first are there, and how to call what reads on."""
+    with _database(content) as connection, _interruptible(connection) as call:
+        yield call(partial(_rows, connection, query)), call
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
-    """The result, as far as it is not read yet; what can go wrong mostly has, by its first row."""
     rows = connection.sql(query).to_arrow_reader(BATCH_ROWS)
-    first = list(islice(rows, 1))
-    return pa.RecordBatchReader.from_batches(rows.schema, chain(first, rows))
+    batches = _batches(rows)
+    first = list(islice(batches, 1))
+    return pa.RecordBatchReader.from_batches(rows.schema, chain(first, batches))
+
+
+def _batches(rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from rows
+    except OSError as error:  # as Arrow passes on what DuckDB says
+        raise QueryError(_in_one_line(error)) from error
 
 
 @contextmanager
 def _interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[Call]:
     """Calls functions in a thread, because DuckDB itself may take a while to see a Ctrl-C."""
     with ThreadPoolExecutor(1) as pool:
+
+        def call(function: Callable[[], T]) -> T:
+            return pool.submit(function).result()
+
         try:
-            yield lambda function: pool.submit(function).result()
+            yield call
         except KeyboardInterrupt:
             connection.interrupt()
             raise
@@ -167,26 +232,6 @@ def create_views(connection: duckdb.DuckDBPyConnection, content: Inspection | No
     connection.execute((resources.files(__package__) / _VIEWS).read_text("utf-8"))
 
 
-def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Raises `QueryError` unless this is one statement that changes nothing.
-
-    `COPY` in a `WITH` is a part of a SELECT for DuckDB, so it looks into that, too.
-    """
-    statements = connection.extract_statements(query)
-    if len(statements) != 1:
-        raise QueryError(f"one query at a time, not {len(statements)}")
-    [statement] = statements
-    if statement.type == duckdb.StatementType.EXPLAIN:
-        explain = _EXPLAIN.match(query)
-        explained = query[explain.end() :] if explain else ""
-        [statement] = connection.extract_statements(explained) or [statement]
-    if statement.type != duckdb.StatementType.SELECT:
-        raise QueryError(f"{statement.type.name} is not a query. {_READS}")
-    [(parsed,)] = connection.execute("SELECT json_serialize_sql(?)", [statement.query]).fetchall()
-    if writing := _WRITING.search(parsed):
-        raise QueryError(f"{writing[1]} is not a query. {_READS}")
-
-
-def _in_one_line(error: duckdb.Error) -> str:
+def _in_one_line(error: Exception) -> str:
     """The message, without the picture of where in the query."""
     return " ".join(_PICTURE.split(str(error))[0].split())

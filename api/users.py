@@ -1,7 +1,9 @@
 """/v1/users: what a user watched, where she was in each movie, and what she changes by hand."""
 
+import logging
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from typing import cast
 
 import msgspec
 from sanic import Blueprint, HTTPResponse, Request
@@ -15,6 +17,7 @@ from aggregator.commands import (
     SetPosition,
     UnmarkCompleted,
 )
+from aggregator.errors import NoAnswerError
 from aggregator.event import Seconds
 from aggregator.messages import (
     ContinueQuery,
@@ -27,6 +30,7 @@ from api import documentation as doc
 from api.context import credits_positions, router
 from api.parameters import body_of, cursor, if_versions, name_of, pair_of, place, whole_number
 from api.problems import ProblemError, not_found
+from api.protocol import BoundedProtocol
 from api.schema import (
     HistoryAnswer,
     ListAnswer,
@@ -47,6 +51,7 @@ EXPORT_PAGE = 50_000
 _PAIR = {"user": "username", "slug": "show_slug"}
 
 blueprint = Blueprint("users", url_prefix="/v1/users")
+_logger = logging.getLogger(__name__)
 
 
 class PositionBody(msgspec.Struct, frozen=True):
@@ -228,10 +233,18 @@ async def export(request: Request, user: str) -> HTTPResponse | None:
     totals = await router(request).user(name)
     if totals is None:
         raise _unknown_user()
+    connection = cast(BoundedProtocol, request.protocol)
+    connection.start_stream()
     response = await request.respond(content_type="application/x-ndjson")
     await response.send(user_line(user_answer(name, totals, credits_positions(request))))
-    async for lines in _exported(request, name):
-        await response.send(lines)
+    try:
+        async for lines in _exported(request, name):
+            await connection.taken()
+            await response.send(lines)
+    except NoAnswerError as error:
+        _logger.error("an export breaks off: %s", error)
+        connection.abort()  # what ends in order looks whole
+        return None
     await response.eof()
     return None
 

@@ -26,13 +26,15 @@ from aggregator.commands import (
 )
 from aggregator.event import Event
 from aggregator.messages import Done, ProgressQuery, Reply, UserQuery
+from aggregator.reference import Reference
 from aggregator.shard import Shard
 from persistence import log, snapshot
 from persistence.errors import DamagedError, NotWritableError
 from persistence.log import Record
 from persistence.store import Store
-from tests.comparison import facts_of_state
-from tests.disk import KilledError, failing_at, files_with
+from tests import facts
+from tests.comparison import facts_of_reference, facts_of_state
+from tests.disk import KilledError, failing_at, files_with, never_syncing
 from tests.shards import (
     NOW_MS,
     Clock,
@@ -57,17 +59,18 @@ def open_shard(folder: Path, clock: Clock | None = None, **changes: Any) -> Shar
 
 
 async def live(shard: Shard, clock: Clock) -> tuple[Reply, Reply]:
-    """What leaves traces of a user everywhere; then the user is erased. Returns the last replies."""
+    """Leaves traces of a user everywhere; then the user is erased. Returns the last replies."""
     await send(shard, 1, watch(GONE, "m", 0, 100) + watch("stays", "m", 0, 50))
     await send(shard, 2, [Event(GONE, "n", 1.0, session="tv", id="x"), Event("stays", "n", 2.0)])
     await order(shard, 1, SetPosition(GONE, "m", 5_000), Hide("stays", "m"))
     await shard.checkpoint()
     clock.now_ms += DAY_MS
-    await send(shard, 3, watch("stays", "o", 0, 200, 5) + [Event(GONE, f"only-{GONE}", 1.0)])
+    await send(shard, 3, [*watch("stays", "o", 0, 200, 5), Event(GONE, f"only-{GONE}", 1.0)])
     await order(shard, 2, MarkCompleted("stays", "m"), Describe("m", 100_000, "Title"))
     await shard.checkpoint()
     clock.now_ms += DAY_MS
     for sequence in range(4, 9):
+        clock.now_ms += DAY_MS // 4 * (sequence % 2)
         await send(shard, sequence, [Event(GONE, "m", 7.0), *watch("stays", "m", 0, 30)])
     again = [Event(GONE, "n", 1.0, id="x"), Event("stays", "n", 9.0, id="y")]
     applied = await send(shard, 9, [*again, Event("stays", "n", 9.0, id="y")])
@@ -144,7 +147,8 @@ class Life:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    yield Life(tmp_path_factory.mktemp("life"))
+    with never_syncing():
+        yield Life(tmp_path_factory.mktemp("life"))
 
 
 def test_what_a_life_leaves(life: Life) -> None:
@@ -155,7 +159,12 @@ def test_what_a_life_leaves(life: Life) -> None:
     assert {parts[0] for parts in found} == {"shard-0000", "events"}
     assert {parts[1] for parts in found} >= {"log", "snapshots"}
     assert len(log.broken_tails(folder / "shard-0000" / "log")) == 1
-    assert len({fact["received_ms"] for fact in life.kept}) == 3
+    assert len({fact["received_ms"] // DAY_MS for fact in life.kept}) == 4
+    rebuilt = Reference()
+    for fact in life.kept:
+        row = {name: fact[name] for name in fact if name not in ("sequence", "index")}
+        facts.apply(rebuilt, facts.Fact(**row))
+    assert facts_of_reference(rebuilt) == life.state
     crash(shard)
 
 

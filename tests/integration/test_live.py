@@ -1,0 +1,185 @@
+"""GET /v1/live, on a real server: what it says, and how it ends."""
+
+import contextlib
+import itertools
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.playhead import Playhead
+
+#: A browser waits as long as this before it takes a connection for lost.
+SILENCE_S = 10
+CONNECTIONS_MAX = 24
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
+    """A server whose requests have little time: streams must not be among them."""
+    flags = ("--shards", "2", "--workers", "1", "--connections-max", str(CONNECTIONS_MAX))
+    short = ("--request-timeout-s", "1", "--shard-timeout-s", "0.5")
+    playhead = Playhead(tmp_path_factory.mktemp("live"), *flags, *short)
+    playhead.start()
+    yield playhead
+    playhead.kill()
+
+
+def address_of(playhead: Playhead) -> tuple[str, int]:
+    host, port = re.findall(r"//(.+):(\d+)", playhead.url)[0]
+    return host, int(port)
+
+
+class Listener:
+    """Listens until the end of a `with`."""
+
+    def __init__(self, playhead: Playhead) -> None:
+        self.answer = playhead.session.get(
+            playhead.url + "/v1/live", stream=True, timeout=SILENCE_S
+        )
+        assert self.answer.status_code == 200, self.answer.text
+        self._lines = self.answer.iter_lines(chunk_size=None)
+        assert next(self._lines).startswith(b"retry: ")
+        assert next(self._lines) == b""
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.answer.close()
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """The names and data of events, up to a clean end of the stream."""
+        name = "message"
+        for line in self._lines:
+            if line.startswith(b"event: "):
+                name = line.removeprefix(b"event: ").decode()
+            elif line.startswith(b"data: "):
+                data = json.loads(line.removeprefix(b"data: "))
+                assert next(self._lines) == b""
+                yield name, data
+                name = "message"
+
+    def frame(self) -> Any:
+        """The next one that is no problem."""
+        return next(data for name, data in self if name == "message")
+
+
+def test_a_frame_at_once_and_then_one_a_second(live: Playhead) -> None:
+    with Listener(live) as listener:
+        headers = listener.answer.headers
+        assert headers["content-type"] == "text/event-stream"
+        assert headers["cache-control"] == "no-store"
+        assert headers["x-accel-buffering"] == "no"
+        # Longer than any request may take here.
+        times = [datetime.fromisoformat(listener.frame()["time"]).timestamp() for _ in range(5)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert min(gaps) > 0.9
+        assert times[-1] - times[0] < 4 * SILENCE_S
+
+
+def test_it_says_what_the_other_answers_say(live: Playhead) -> None:
+    live.session.put(live.url + "/v1/movies/live1", json={"title": "Løve & co"})
+    slugs = ["live1", "<img src=x onerror=alert(1)>\u2028", "x" * 256]
+    with Listener(live) as listener:
+        before = listener.frame()
+        hour = datetime.fromisoformat(before["time"]).hour
+        for n, slug in enumerate(slugs):
+            for at in range(0, 70 - 20 * n, 10):
+                live.post("/", json={"user": f"live{n}", "slug": slug, "at": at})
+        stats = live.get("/v1/stats").json()
+        frame = next(
+            each for each in iter(listener.frame, None) if each["events"] == stats["events"]
+        )
+        movies = live.get("/v1/movies?window=1h&limit=10").json()["movies"]
+    assert {name: frame[name] for name in ("users", "movies", "pairs", "watching_now")} == {
+        name: stats[name] for name in ("users", "movies", "pairs", "watching_now")
+    }
+    if datetime.fromisoformat(frame["time"]).hour == hour:  # the top list begins anew with each
+        assert frame["top"] == [
+            {name: movie[name] for name in ("slug", "title", "watch_seconds", "watching_now")}
+            for movie in movies
+        ]
+        assert [(movie["slug"], movie["title"]) for movie in frame["top"]] == [
+            (slugs[0], "Løve & co"),
+            (slugs[1], None),
+            (slugs[2], None),
+        ]
+    assert set(frame) == set(before)
+
+
+def test_while_a_shard_is_away_it_says_so_and_goes_on(live: Playhead) -> None:
+    shard = live.children("ShardActor")[0]
+    with Listener(live) as listener:
+        listener.frame()
+        shard.suspend()
+        try:
+            problems: list[Any] = []
+            while len(problems) < 3:
+                name, data = next(iter(listener))
+                problems += [data] if name == "problem" else []
+        finally:
+            shard.resume()
+        assert all(problem["status"] == 503 for problem in problems)
+        assert all(re.match(r"shard [01] not available: ", one["detail"]) for one in problems)
+        listener.frame()
+
+
+def test_listeners_leave_connections_to_others(live: Playhead) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(CONNECTIONS_MAX // 2):
+            stack.enter_context(Listener(live)).frame()
+        refused = live.get("/v1/live")
+        assert refused.status_code == 503
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert live.get("/healthz").status_code == 200
+    eventually_no_one_listens(live)
+    with Listener(live) as listener:
+        listener.frame()
+
+
+def eventually_no_one_listens(playhead: Playhead) -> None:
+    (worker,) = playhead.children("api.worker")
+    _, port = address_of(playhead)
+    deadline = time.monotonic() + SILENCE_S
+    while True:
+        held = [c for c in worker.net_connections("tcp") if c.laddr.port == port and c.raddr]
+        if len(held) <= 1:  # the one that this asks with
+            return
+        assert time.monotonic() < deadline, held
+        time.sleep(0.1)
+
+
+def test_a_listener_that_reads_nothing_is_cut(live: Playhead) -> None:
+    for n in range(10):  # long frames fill what the system holds for it sooner
+        slug = f"{n}" + "é" * 127
+        live.post("/", json=[{"user": f"stall{n}", "slug": slug, "at": at} for at in (0, 60)])
+    (worker,) = live.children("api.worker")
+    with Listener(live) as listener, socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        stalled.connect(address_of(live))
+        stalled.sendall(b"GET /v1/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        listener.frame()
+        deadline = time.monotonic() + 90
+        while any(c.raddr == stalled.getsockname() for c in worker.net_connections("tcp")):
+            listener.frame()  # which the other one does not hold up
+            assert time.monotonic() < deadline
+
+
+def test_it_ends_when_the_server_stops(playhead: Playhead) -> None:
+    playhead.start("--workers", "2", "--shards", "2")
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(Listener(playhead)) for _ in range(20)]
+        for listener in listeners:
+            listener.frame()
+        started = time.monotonic()
+        assert playhead.stop() == 0
+        assert time.monotonic() - started < 10  # the promise to whoever supervises it
+        for listener in listeners:
+            assert all(name == "message" for name, _ in listener)  # and then a clean end
+    assert "Traceback" not in playhead.log

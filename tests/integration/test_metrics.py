@@ -1,0 +1,80 @@
+"""GET /metrics, read by Prometheus' own parser."""
+
+import re
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.playhead import Playhead
+
+Values = dict[tuple[str, str | None], float]
+
+
+def scrape(playhead: Playhead) -> Values:
+    """The value of each metric by its name and its shard; checks names and types by the way."""
+    answer = playhead.get("/metrics", headers={"Connection": "close"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    values: Values = {}
+    for family in text_string_to_metric_families(answer.text):
+        assert re.fullmatch("playhead_[a-z_]+", family.name)
+        assert family.documentation
+        assert family.type in ("gauge", "counter")
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+            values[sample.name, sample.labels.get("shard")] = sample.value
+    return values
+
+
+def of_shards(values: Values, name: str) -> list[float]:
+    return [value for (metric, shard), value in values.items() if metric == name and shard]
+
+
+def test_the_metrics_are_those_of_the_statistics(server: Playhead) -> None:
+    events = [
+        {"user": f"metrics{n}", "slug": "metrics", "at": at} for n in range(9) for at in (0, 5)
+    ]
+    server.post("/", json=events)
+    stats, values = server.get("/v1/stats").json(), scrape(server)
+    assert of_shards(values, "playhead_shard_up") == [1, 1]
+    assert values["playhead_movies", None] == stats["movies"]
+    for name, total in (
+        ("playhead_events_total", "events"),
+        ("playhead_watch_seconds", "watch_seconds"),
+        ("playhead_users", "users"),
+        ("playhead_pairs", "pairs"),
+    ):
+        assert sum(of_shards(values, name)) == stats[total]
+    for shard in stats["shards"]:
+        number = str(shard["shard"])
+        for name in ("streams", "epoch", "log_bytes", "log_segments", "log_sequence"):
+            assert values[f"playhead_{name}", number] == shard[name]
+        for name in ("snapshot_sequence", "stored_bytes", "erasing", "writable"):
+            assert values[f"playhead_{name}", number] == shard[name]
+        assert values["playhead_memory_bytes", number] > 10 << 20
+        assert values["playhead_log_broken_tails", number] == 0
+    assert ("playhead_watching_now", "1") in values
+    assert ("playhead_events_per_second", "0") in values
+
+
+def test_every_worker_says_the_same_and_a_shard_that_is_away_is_down(playhead: Playhead) -> None:
+    playhead.start("--workers", "2", "--shards", "2", "--shard-timeout-s", "60")
+    playhead.post("/", json=[{"user": f"u{n}", "slug": "m", "at": 1} for n in range(20)])
+    volatile = {"playhead_memory_bytes", "playhead_events_per_second"}
+    first, *others = [
+        {key: value for key, value in scrape(playhead).items() if key[0] not in volatile}
+        for _ in range(12)  # each over a connection of its own, to whichever worker takes it
+    ]
+    assert others == [first] * len(others)
+    away, _ = playhead.children("ShardActor")
+    away.suspend()
+    try:
+        values = scrape(playhead)
+    finally:
+        away.resume()
+    up = of_shards(values, "playhead_shard_up")
+    assert sorted(up) == [0, 1]
+    assert len(of_shards(values, "playhead_events_total")) == 1
+    assert ("playhead_events_total", str(up.index(1))) in values
+    assert ("playhead_movies", None) not in values  # never a total that lacks a part
+    while of_shards(scrape(playhead), "playhead_shard_up") != [1, 1]:
+        pass

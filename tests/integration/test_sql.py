@@ -1,0 +1,138 @@
+"""`playhead sql` as people run it: beside a server and without one."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.playhead import COMMAND, Playhead
+
+TIMEOUT_S = 100
+
+
+def command(data_dir: Path, *arguments: str) -> list[str]:
+    return [str(COMMAND), "sql", "--data-dir", str(data_dir), *arguments]
+
+
+def sql(data_dir: Path, *arguments: str) -> str:
+    """What it prints; it must not fail."""
+    run = subprocess.run(
+        command(data_dir, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    return run.stdout
+
+
+def test_the_answers_are_those_of_the_server_running_and_stopped(
+    playhead: Playhead, tmp_path: Path
+) -> None:
+    playhead.start("--shards", "2")
+    events = [
+        {"user": f"u{n}", "slug": f"m{n % 3}", "at": at, "duration": 600, "id": f"{n} {at}"}
+        for n in range(30)
+        for at in range(0, 20 * n, 10)
+    ]
+    assert playhead.post("/v1/events", json=events).json()["accepted"] == len(events)
+    playhead.session.put(f"{playhead.url}/v1/movies/m1", json={"title": "Ménage", "duration": 700})
+    movies = playhead.get("/v1/movies").json()["movies"]
+    expected = {
+        movie["slug"]: (movie["title"], movie["watch_seconds"], movie["completions"])
+        for movie in movies
+    }
+    query = "SELECT slug, title, watch_seconds, completions FROM movies"
+    for is_running in (True, False):
+        found = json.loads(sql(playhead.data_dir, "--format", "json", query))
+        assert {
+            row["slug"]: (row["title"], row["watch_seconds"], row["completions"]) for row in found
+        } == expected
+        if is_running:
+            assert playhead.stop() == 0
+
+    table = sql(playhead.data_dir, "SELECT count(*) AS events FROM events")
+    assert table.splitlines()[2:] == [f"{len(events):>6}", "1 row"]
+
+    parquet = tmp_path / "events.parquet"
+    assert sql(playhead.data_dir, "--output", str(parquet), "FROM events") == ""
+    assert pq.read_metadata(parquet).num_rows == len(events)
+
+    rows = csv.DictReader(io.StringIO(sql(playhead.data_dir, "--format", "csv", "FROM users")))
+    assert {row["user"] for row in rows} == {event["user"] for event in events}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (
+            "SELECT wach_seconds FROM movies",
+            'playhead: Binder Error: Referenced column "wach_seconds" not found in FROM clause!',
+        ),
+        ("SELEC 1", 'playhead: Parser Error: syntax error at or near "SELEC"'),
+        ("COPY movies TO 'movies.csv'", "playhead: COPY is no query. playhead sql only reads"),
+        ("SELECT error('no ' || 'way')", "playhead: Invalid Input Error: no way"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(server: Playhead, query: str, message: str) -> None:
+    run = subprocess.run(
+        command(server.data_dir, query),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr.startswith(message)
+    assert run.stderr.count("\n") == 1
+
+
+def test_no_data_is_said_in_a_line(tmp_path: Path) -> None:
+    run = subprocess.run(
+        command(tmp_path, "FROM movies"), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith(f"playhead: {tmp_path} holds no data")
+
+
+def test_ctrl_c_ends_a_query(server: Playhead, tmp_path: Path) -> None:
+    endless = "SELECT count(*) FROM range(1_000_000_000_000) AS a"
+    with subprocess.Popen(
+        command(server.data_dir, endless),
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as run:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not list(tmp_path.glob("playhead-sql-*")):
+            assert time.monotonic() < deadline
+            assert run.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)  # to get from the database to the query
+        run.send_signal(signal.SIGINT)
+        out, error = run.communicate(timeout=TIMEOUT_S)
+    assert (run.returncode, out, error) == (130, b"", b"")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_reads_on_may_stop(server: Playhead) -> None:
+    with subprocess.Popen(
+        command(server.data_dir, "--format", "csv", "FROM range(10_000_000)"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline() == b"range\n"
+        run.stdout.close()
+        assert run.stderr.read() == b""
+        assert run.wait(TIMEOUT_S) == -signal.SIGPIPE

@@ -1,0 +1,144 @@
+"""What bounds a connection: requests have a deadline, streams a client that takes their parts."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from sanic import HTTPResponse, Request, Sanic
+from sanic.response import text
+
+from api import protocol
+from api.protocol import BoundedProtocol
+
+RESPONSE_TIMEOUT_S = 0.2
+PART = bytes(256 << 10)
+
+
+class Sent:
+    """What became of an endless stream."""
+
+    def __init__(self) -> None:
+        self.has_ended = asyncio.Event()
+        self.waiting_bytes_max = 0
+
+
+Address = tuple[str, int]
+Test = Callable[[Address, Sent], Any]
+
+
+def make_app(sent: Sent) -> Sanic[Any, Any]:
+    app: Sanic[Any, Any] = Sanic(f"test{id(sent)}", configure_logging=False)
+    # Sanic rewrites its classes for the first application that starts, unless told not to.
+    app.config.update(RESPONSE_TIMEOUT=RESPONSE_TIMEOUT_S, TOUCHUP=False, ACCESS_LOG=False)
+    app.ctx.settings = SimpleNamespace(connections_max=100)
+
+    @app.get("/slow")
+    async def slow(_: Request) -> HTTPResponse:
+        await asyncio.sleep(60)
+        return text("done")
+
+    @app.get("/stream")
+    async def stream(request: Request) -> None:
+        connection = cast(BoundedProtocol, request.protocol)
+        connection.start_stream()
+        response = await request.respond(content_type="text/plain")
+        for _ in range(3):
+            await connection.taken()
+            await response.send(b"part")
+            await asyncio.sleep(2 * RESPONSE_TIMEOUT_S)
+
+    @app.get("/endless")
+    async def endless(request: Request) -> None:
+        connection = cast(BoundedProtocol, request.protocol)
+        connection.start_stream()
+        response = await request.respond(content_type="text/plain")
+        try:
+            while True:
+                waiting_bytes = cast(Any, connection.transport).get_write_buffer_size()
+                sent.waiting_bytes_max = max(waiting_bytes, sent.waiting_bytes_max)
+                await connection.taken()
+                await response.send(PART)
+        finally:
+            sent.has_ended.set()
+
+    return app
+
+
+@asynccontextmanager
+async def served(app: Sanic[Any, Any]) -> AsyncIterator[Address]:
+    """Where it listens meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server: Any = await app.create_server(
+            sock=listening, protocol=BoundedProtocol, return_asyncio_server=True
+        )
+        await server.startup()
+        await server.start_serving()
+        try:
+            yield listening.getsockname()
+        finally:
+            await server.close()
+
+
+def protocol_test(test: Test) -> None:
+    async def run() -> None:
+        sent = Sent()
+        async with served(make_app(sent)) as address:
+            await asyncio.wait_for(test(address, sent), 60)
+
+    asyncio.run(run())
+
+
+async def ask(address: Address, path: str) -> bytes:
+    """All that is answered until the connection closes."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+def test_only_a_stream_outlives_the_deadline() -> None:
+    async def test(address: Address, _: Sent) -> None:
+        streamed, slow = await asyncio.gather(ask(address, "/stream"), ask(address, "/slow"))
+        assert streamed.count(b"part") == 3
+        assert streamed.endswith(b"0\r\n\r\n")
+        assert b"connection: close" in streamed
+        assert slow.startswith(b"HTTP/1.1 503 ")
+
+    protocol_test(test)
+
+
+def test_who_takes_nothing_of_a_stream_is_cut_and_little_is_kept_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "STALLED_S", 0.5)
+
+    async def test(address: Address, sent: Sent) -> None:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, address)
+            client.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+            await sent.has_ended.wait()
+        assert 0 < sent.waiting_bytes_max < 2 * len(PART)
+
+    protocol_test(test)
+
+
+def test_who_takes_slowly_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "STALLED_S", 0.5)
+
+    async def test(address: Address, _: Sent) -> None:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _number in range(20):
+            await asyncio.sleep(0.1)
+            await reader.readexactly(len(PART))
+        writer.close()
+
+    protocol_test(test)

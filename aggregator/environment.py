@@ -18,6 +18,7 @@ _EMBEDDED = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 lets HTTP starve the shards
     "RAY_task_events_report_interval_ms": "0",  # no record of each call
+    "RAY_memory_monitor_refresh_ms": "0",  # a shard killed for its memory comes back as large
     # A node that hangs is found within seconds instead of a minute.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",

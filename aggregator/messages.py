@@ -294,6 +294,7 @@ class ShardStats(msgspec.Struct, frozen=True):
     watching_now: int
     watch_ms: int
     events: int
+    events_taken: int
     events_per_second: float
     memory_bytes: int
     remembered_ids: int

@@ -13,9 +13,12 @@ class Rate:
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
+        #: Of all seconds since the start.
+        self.total = 0
         self._slots: deque[tuple[int, int]] = deque(maxlen=WINDOW_S + 1)
 
     def count(self, more: int) -> None:
+        self.total += more
         second = int(self._clock_s())
         if self._slots and self._slots[-1][0] == second:
             self._slots[-1] = (second, self._slots[-1][1] + more)

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import psutil
 import xxhash
+from numpy.typing import NDArray
 
 from aggregator import checkpoint, entries
 from aggregator.answers import View
@@ -155,6 +156,7 @@ class Shard:
         self._writable = True
         self._stored_damage = ""
         self._rate = Rate()
+        self._movie_hashes = np.empty(0, np.uint64)
 
     async def handle(self, frame: bytes) -> bytes:
         """The encoded reply to `frame`; events are on disk and counted when it is `Applied`."""
@@ -437,21 +439,29 @@ class Shard:
                 _logger.error("shard %d: %s", self._settings.number, error)
             return None
 
+    def _hashes_of_movies(self) -> NDArray[np.uint64]:
+        """Of those that exist; each name is hashed once, since statistics are asked for often."""
+        names, movies = self._state.movie_names, self._state.movies
+        new = (names[code].encode() for code in range(len(self._movie_hashes), len(names)))
+        digests = np.fromiter(map(xxhash.xxh3_64_intdigest, new), np.uint64)
+        self._movie_hashes = np.append(self._movie_hashes, digests)
+        return self._movie_hashes[(movies["pairs"] > 0) | (movies["described"] > 0)]
+
     def _stats(self) -> ShardStats:
         state = self._state
         sizes = log.sizes(self._folders.log)
         stored = self._stored()
-        names = [name for name in state.movie_names.to_list() if state.movie_code(name) is not None]
-        hashes = np.fromiter((xxhash.xxh3_64_intdigest(n.encode()) for n in names), np.uint64)
+        hashes = self._hashes_of_movies()
         return ShardStats(
             shard=self._settings.number,
             users=int(np.count_nonzero(state.users["pairs"])),
-            movies=len(names),
+            movies=len(hashes),
             pairs=int(state.users["pairs"].sum()),
             streams=len(state.streams),
             watching_now=len(state.streams.live_pairs(self._now_ms() - WATCHING_NOW_MS)),
             watch_ms=int(state.movies["watch_ms"].sum()),
             events=state.events,
+            events_taken=self._rate.total,
             events_per_second=self._rate.per_second(),
             memory_bytes=psutil.Process().memory_info().rss,
             remembered_ids=len(state.recent),

@@ -108,7 +108,7 @@ def operation(
     if answer is not None:
         content = {text or "application/json": {"schema": reference(answer)}}
         if answer in ANSWERS:
-            content["application/json"]["example"] = msgspec.to_builtins(ANSWERS[answer])
+            content[text or "application/json"]["example"] = msgspec.to_builtins(ANSWERS[answer])
     elif text is not None:
         content = {text: {"schema": {"type": "string"}}}
     responses = [Response(content, status, "Done")] + [

@@ -34,9 +34,16 @@ class Family(NamedTuple):
     value: Callable[[ShardStats], float | None]
 
 
-COUNTERS = (Family("events", "Events counted", lambda shard: shard.events),)
+COUNTERS = (
+    Family(
+        "events",
+        "Events taken since its process started, duplicates included",
+        lambda shard: shard.events_taken,
+    ),
+)
 #: Also what only grows until someone is erased.
 GAUGES = (
+    Family("counted_events", "Events that its totals are made of", lambda shard: shard.events),
     Family(
         "events_per_second",
         "Events a second: mean of the last 10 full seconds, duplicates included",

@@ -64,6 +64,9 @@ def crash(shard: Shard) -> None:
     """
     if shard._committer is not None and not shard._committer.done():
         shard._committer.cancel()
+    shard._disk.shutdown()
+    shard._log.close()
+    shard._epoch.close()
     shard._lock.release()
 
 

@@ -38,7 +38,7 @@ def test_the_metrics_are_those_of_the_statistics(server: Playhead) -> None:
     assert of_shards(values, "playhead_shard_up") == [1, 1]
     assert values["playhead_movies", None] == stats["movies"]
     for name, total in (
-        ("playhead_events_total", "events"),
+        ("playhead_counted_events", "events"),
         ("playhead_watch_seconds", "watch_seconds"),
         ("playhead_users", "users"),
         ("playhead_pairs", "pairs"),
@@ -54,6 +54,16 @@ def test_the_metrics_are_those_of_the_statistics(server: Playhead) -> None:
         assert values["playhead_log_broken_tails", number] == 0
     assert ("playhead_watching_now", "1") in values
     assert ("playhead_events_per_second", "0") in values
+
+
+def test_an_erase_lowers_no_counter(server: Playhead) -> None:
+    server.post("/", json=[{"user": "counter", "slug": "metrics", "at": at} for at in range(50)])
+    before = scrape(server)
+    assert server.session.delete(f"{server.url}/v1/users/counter", timeout=30).status_code == 204
+    after = scrape(server)
+    taken, counted = "playhead_events_total", "playhead_counted_events"
+    assert of_shards(after, taken) == of_shards(before, taken)
+    assert sum(of_shards(after, counted)) == sum(of_shards(before, counted)) - 50
 
 
 def test_every_worker_says_the_same_and_a_shard_that_is_away_is_down(playhead: Playhead) -> None:

@@ -23,8 +23,8 @@ from persistence.directory import Manifest, read_manifest, shard_folder
 #: The share of the memory now free that SQL may take; beyond, it goes to temporary files.
 MEMORY_SHARE = 0.25
 MEMORY_BYTES_MIN = 256 << 20
-#: So many files are named where a difference may be in any of them.
-FILES_NAMED_MAX = 3
+#: So many files are named where any of them may have made a difference.
+FILES_NAMED_MAX = 50
 
 #: What the tables by SQL are called.
 STORED = "stored events"
@@ -145,19 +145,22 @@ def _describe(most: list[Source], other: Source, is_fewer: bool, copy: FactCopy)
     difference = first_difference(one.tables, other.tables, (one.name, other.name))
     key = _first_different_key(one.tables, other.tables)
     if is_fewer:
-        return f"{other.name} differs from all else: {difference} ({_where(other, key, copy)})"
+        return f"{difference}. Most agree with {one.name}: look at {_where(other, key, copy)}"
     places = f"{_where(one, key, copy)}; {_where(other, key, copy)}"
-    return f"{one.name} and {other.name} differ: {difference} ({places})"
+    return f"{difference}. One of them is wrong: look at {places}"
 
 
 def _where(source: Source, key: dict[str, Any], copy: FactCopy) -> str:
     """The files that say what a source says of a user or movie."""
     if source.place is None:
         return "the running server"
+    if source.name != STORED:
+        return str(source.place)
     names = {name: value for name, value in key.items() if name in ("user", "slug")}
-    files = copy.files_with(names) if source.name == STORED else []
+    files = [str(path.relative_to(source.place)) for path in copy.files_with(names)]
     more = f" and {len(files) - FILES_NAMED_MAX} more" if len(files) > FILES_NAMED_MAX else ""
-    return ", ".join(map(str, files[:FILES_NAMED_MAX] or [source.place])) + more
+    within = ", ".join(files[:FILES_NAMED_MAX]) or "none of its files has anything of it"
+    return f"{source.place}: {within}{more}"
 
 
 def _first_different_key(one: Tables, other: Tables) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`playhead check`: whether memory, snapshots and stored events come to the same numbers."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from aggregator.audit import Report, ShardReport, Tell
 from aggregator.audit import check as audit
 from persistence.errors import PersistenceError
 
+#: As a shell says of a command that Ctrl-C ended.
+EXIT_ENDED = 130
+#: What DuckDB makes of a `KeyboardInterrupt` while it runs a query.
+INTERRUPTED = "Query interrupted"
+
 
 def check(
     *, data_dir: Annotated[Path, Parameter(env_var="PLAYHEAD_DATA_DIR")] = Path("data")
@@ -30,9 +36,17 @@ def check(
     data_dir
         What the server was started with as --data-dir.
     """
+    # Ended by either, it removes its copy of the events.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with _progress() as tell:
             report = audit(data_dir, tell)
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and str(error) != INTERRUPTED:
+            raise
+        print("playhead: the check was ended before it was finished", file=sys.stderr)
+        sys.exit(EXIT_ENDED)
     except (PersistenceError, OSError) as error:
         sys.exit(f"playhead: {error}")
     except duckdb.Error as error:

@@ -191,7 +191,8 @@ def test_a_tampered_stored_file_is_found_and_named(data_dir: Path) -> None:
     assert result.returncode == 1
     assert "shard 0: DIFFERENT OR DAMAGED" in result.stdout
     assert f" of user {user!r}" in result.stdout
-    assert str(file.path) in result.stdout
+    assert f"{data_dir / 'events'}: " in result.stdout
+    assert f"{file.path.parent.name}/{file.path.name}" in result.stdout
     assert "1 found" in result.stdout.splitlines()[-1]
 
 
@@ -229,16 +230,16 @@ def test_with_memory_it_is_known_which_one_is_wrong(data_dir: Path, tmp_path: Pa
         tamper_with_snapshot(newest)
         result = check(data_dir)
         assert result.returncode == 1
-        assert "log after it differs from all else: progress: watch_ms of user " in result.stdout
-        assert f"({newest})" in result.stdout
+        assert "progress: watch_ms of user " in result.stdout
+        assert f". Most agree with memory: look at {newest}\n" in result.stdout
         shutil.rmtree(newest)
         untouched.rename(newest)
         file = Store(data_dir / "events", 0).files()[-1]
         tamper_with_facts(file)
         result = check(data_dir)
         assert result.returncode == 1
-        assert "stored events differs from all else: progress: " in result.stdout
-        assert str(file.path) in result.stdout
+        name = f"{data_dir / 'events'}: {file.path.parent.name}/{file.path.name}"
+        assert f". Most agree with memory: look at {name}\n" in result.stdout
     finally:
         playhead.kill()
 

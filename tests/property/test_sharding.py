@@ -30,7 +30,7 @@ from aggregator.messages import (
     TopQuery,
 )
 from aggregator.router import Router, shard_of
-from aggregator.rules import HOUR_MS
+from aggregator.rules import HOUR_MS, Rules
 from aggregator.shard import Shard
 from tests.disk import never_syncing
 from tests.shards import Clock, crash, router_of, settings_of, watch
@@ -95,6 +95,7 @@ UPLOADS = st.builds(
 STEPS = st.one_of(
     UPLOADS, UPLOADS, UPLOADS, COMMANDS, COMMANDS, st.sampled_from(["checkpoint", "crash", "ask"])
 )
+RULES = st.sampled_from([Rules(), Rules(), Rules(credit="duration")])
 PAUSES_MS = st.sampled_from([0, 0, 1, 20_000, 60_000, 1_800_001, 25 * HOUR_MS, 80 * HOUR_MS])
 
 
@@ -106,9 +107,14 @@ def test_the_names_are_on_all_shards() -> None:
 class Site:
     """Stands for a shard that may end and come back."""
 
-    def __init__(self, folder: Path, number: int, clock: Clock) -> None:
+    def __init__(self, folder: Path, number: int, rules: Rules, clock: Clock) -> None:
         self._settings = settings_of(
-            folder, number, segment_bytes=2_000, snapshot_events=30, hours_kept_days=KEPT_DAYS
+            folder,
+            number,
+            rules=rules,
+            segment_bytes=2_000,
+            snapshot_events=30,
+            hours_kept_days=KEPT_DAYS,
         )
         self._clock = clock
         self._open()
@@ -187,11 +193,11 @@ async def history(router: Router, user: str, limit: int) -> list[Any]:
         after = page.next
 
 
-async def live(folder: Path, steps: Sequence[tuple[int, Any]]) -> None:
+async def live(folder: Path, rules: Rules, steps: Sequence[tuple[int, Any]]) -> None:
     clock = Clock()
     async with AsyncExitStack() as stack:
         sites = [
-            [Site(folder / str(shards), number, clock) for number in range(shards)]
+            [Site(folder / str(shards), number, rules, clock) for number in range(shards)]
             for shards in SHARDS
         ]
         routers = [await stack.enter_async_context(router_of(site)) for site in sites]
@@ -217,7 +223,9 @@ async def live(folder: Path, steps: Sequence[tuple[int, Any]]) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(PAUSES_MS, STEPS), max_size=30))
-def test_answers_do_not_depend_on_the_number_of_shards(steps: list[tuple[int, Any]]) -> None:
+@given(RULES, st.lists(st.tuples(PAUSES_MS, STEPS), max_size=30))
+def test_answers_do_not_depend_on_the_number_of_shards(
+    rules: Rules, steps: list[tuple[int, Any]]
+) -> None:
     with tempfile.TemporaryDirectory(prefix="playhead-sharding-") as folder, never_syncing():
-        asyncio.run(live(Path(folder), steps))
+        asyncio.run(live(Path(folder), rules, steps))

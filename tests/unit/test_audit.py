@@ -93,8 +93,9 @@ def test_memory_that_differs_is_found(tmp_path: Path) -> None:
             await live(shard, 11)
             shard._state.pairs["watch_ms"][0] += 1
             (problem,) = (await checked(tmp_path)).problems
-            assert problem.startswith("memory differs from all else: progress: watch_ms of user")
-            assert problem.endswith("(the running server)")
+            assert problem.startswith("progress: watch_ms of user")
+            assert ". Most agree with snapshot 10 with the log after it: " in problem
+            assert problem.endswith(": look at the running server")
 
     asyncio.run(run())
 
@@ -118,9 +119,12 @@ def test_a_difference_between_two_names_both(
 
     problem = asyncio.run(run())
     (stored,) = tmp_path.glob("events/*/*.parquet")
-    assert problem.startswith("snapshot 10 with the log after it and stored events differ: ")
+    assert problem.startswith("progress: ")
     assert "of user 'user1', slug 'movie1'" in problem
-    assert f"snapshots/{10:019}; {stored})" in problem
+    assert "in snapshot 10 with the log after it and " in problem
+    assert "in stored events. One of them is wrong: look at " in problem
+    name = f"{stored.parent.name}/{stored.name}"
+    assert problem.endswith(f"snapshots/{10:019}; {tmp_path / 'events'}: {name}")
 
 
 def call_once(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -219,7 +223,7 @@ def test_a_server_that_does_not_wait_is_no_difference(
             monkeypatch.setattr(sockets.RunningShard, "tables", then_erase)
             report = await checked(tmp_path)
             assert report.problems
-            assert not any("differ" in problem for problem in report.problems)
+            assert not any("look at" in problem for problem in report.problems)
 
     asyncio.run(run())
 

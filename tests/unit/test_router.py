@@ -8,11 +8,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from aggregator.commands import Describe, MarkCompleted
+from aggregator.commands import Command, Describe, Hide, MarkCompleted, decode
 from aggregator.errors import OverloadedError, ShardsUnavailableError
 from aggregator.event import Event, Part
 from aggregator.lane import Lane, QueueLimits
-from aggregator.messages import Applied, Refused, TopQuery, decode_appended
+from aggregator.messages import (
+    COMMANDS,
+    EVENTS,
+    Applied,
+    Done,
+    Outcome,
+    Refused,
+    TopQuery,
+    decode_appended,
+)
 from aggregator.router import SLOTS, Router, shard_of
 from aggregator.shard import Shard
 from persistence.batch import Batch
@@ -160,6 +169,48 @@ def test_what_waits_for_a_shard_that_is_away_is_told_so_too() -> None:
         assert (await submit(lane, 3)).received_ms == NOW_MS
 
     lane_test(test)
+
+
+def test_commands_go_together_and_do_not_wait_for_events() -> None:
+    """Numbered on their own: an event's frame that is sent again must not hide a command's."""
+
+    async def run() -> None:
+        frames: list[tuple[bytes, int, int, list[Command]]] = []
+        gate = asyncio.Event()
+
+        async def handle(frame: bytes) -> bytes:
+            producer, sequence, encoded = decode_appended(frame)
+            if frame[:1] == EVENTS:
+                frames.append((EVENTS, producer, sequence, []))
+                await asyncio.Event().wait()  # for ever
+            commands = decode(encoded)
+            frames.append((COMMANDS, producer, sequence, commands))
+            await gate.wait()
+            outcomes = [Outcome("unknown" if c == Hide("u", "1") else "done") for c in commands]
+            return msgspec.msgpack.encode(Done(NOW_MS, outcomes))
+
+        lane = Lane(0, handle, QueueLimits())
+        event = submit(lane, 0)
+        hidings = [Hide("u", f"{number}") for number in range(5)]
+        first = asyncio.create_task(lane.command(hidings[0]))
+        await settle()
+        others = [asyncio.create_task(lane.command(hiding)) for hiding in hidings[1:]]
+        await settle()
+        gate.set()
+        outcomes = await asyncio.gather(first, *others)
+        assert [o.status for o in outcomes] == ["done", "unknown", "done", "done", "done"]
+        assert not event.done()
+        assert [(kind, sequence) for kind, _, sequence, _ in frames] == [
+            (EVENTS, 1),
+            (COMMANDS, 1),
+            (COMMANDS, 2),
+        ]
+        assert [commands for *_, commands in frames[1:]] == [hidings[:1], hidings[1:]]
+        assert len({producer for _, producer, _, _ in frames}) == 2
+        event.cancel()
+        await lane.close()
+
+    asyncio.run(run())
 
 
 def test_slots_are_shared_out_evenly_and_for_ever() -> None:

@@ -12,6 +12,7 @@ import ray
 from aggregator import wire
 from aggregator.messages import Refused
 from aggregator.shard import Shard, ShardSettings
+from aggregator.sockets import socket_path
 from persistence.errors import PersistenceError
 
 #: Between attempts to recover a shard that could not.
@@ -39,7 +40,7 @@ class ShardActor:
         """Recovers the shard. One that cannot says why, and tries again when it is asked."""
         logging.basicConfig(level=log_level, format="%(levelname)s %(message)s")
         self._settings = settings
-        self._socket = Path(socket_folder) / f"shard-{settings.number:04}.sock"
+        self._socket = socket_path(Path(socket_folder), settings.number)
         self._serving = asyncio.Lock()
         self._server: asyncio.AbstractServer | None = None
         self._shard: Shard | None = None

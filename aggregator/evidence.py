@@ -23,7 +23,6 @@ from aggregator.inspection import (
     Tables,
     file_names,
     folded,
-    kept_snapshots,
     replayed,
     tail_after,
 )
@@ -180,12 +179,12 @@ def _read_log(folders: Folders, evidence: Evidence, tell: Tell) -> None:
 
 def _read_snapshots(shard: Shard, evidence: Evidence, copy: FactCopy, tell: Tell) -> None:
     """Each snapshot, newest first, with the log after it; the log alone if there is none."""
-    kept = kept_snapshots(shard.folders)
+    kept = snapshot.complete(shard.folders.snapshots)
     for number, path in enumerate(kept):
         tell("snapshots", number, len(kept))
         shard.hold()
         try:
-            loaded = snapshot._load(path)
+            loaded = snapshot.load(path)
         except PersistenceError as error:
             evidence.damage.append(str(error))
             continue

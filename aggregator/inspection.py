@@ -194,11 +194,6 @@ def patiently(folders: Folders, read: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def kept_snapshots(folders: Folders) -> list[Path]:
-    """Their folders, newest first."""
-    return sorted((p for p in folders.snapshots.glob("*") if p.name.isdigit()), reverse=True)
-
-
 def file_names(folders: Folders) -> set[Path]:
     """What a shard has on disk: a set that changes when a checkpoint is made."""
     store = folders.store

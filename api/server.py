@@ -21,6 +21,7 @@ from aggregator.actor import Description
 from aggregator.cluster import Cluster, Membership
 from aggregator.regeneration import regenerate
 from aggregator.shard import ShardSettings
+from aggregator.sockets import namespace_of
 from api import __version__
 from api.app import GRACE_S
 from api.settings import Settings
@@ -59,7 +60,7 @@ def serve(settings: Settings) -> None:
             split_anew(directory, settings)
         listening = cleanup.enter_context(bind(settings.host, settings.port))
         _logger.info("playhead %s, data in %s", __version__, directory.path)
-        cluster = start_cluster(settings.ray_address, f"playhead-{directory.manifest.id}")
+        cluster = start_cluster(settings.ray_address, namespace_of(directory.manifest.id))
         cleanup.callback(cluster.stop)
         shards = shard_settings(settings, directory)
         check_shards(cluster.start_shards(shards))

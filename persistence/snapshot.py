@@ -81,7 +81,7 @@ def prune(folder: Path, alone: bool = False) -> int:
     Returns the sequence of the oldest that is left, 0 if there is none.
     """
     _remove_drafts(folder)
-    newest_first = _complete(folder)
+    newest_first = complete(folder)
     kept = newest_first[: 1 if alone else KEPT]
     gone = newest_first[len(kept) :]
     if alone:
@@ -100,9 +100,9 @@ def load_newest(folder: Path) -> tuple[Snapshot | None, list[DamagedError]]:
     when that has worked, `set_aside` them.
     """
     damage: list[DamagedError] = []
-    for path in _complete(folder):
+    for path in complete(folder):
         try:
-            return _load(path), damage
+            return load(path), damage
         except DamagedError as error:
             _logger.error("%s", error)
             damage.append(error)
@@ -123,7 +123,7 @@ def _remove_drafts(folder: Path) -> None:
         shutil.rmtree(draft)
 
 
-def _complete(folder: Path) -> list[Path]:
+def complete(folder: Path) -> list[Path]:
     """Snapshot folders, newest first."""
     if not folder.is_dir():
         return []
@@ -148,7 +148,8 @@ def _write_table(path: Path, table: pa.Table) -> TableFile:
     return TableFile(content.size, zlib.crc32(content))
 
 
-def _load(path: Path) -> Snapshot:
+def load(path: Path) -> Snapshot:
+    """The snapshot in a folder of `complete`; raises `DamagedError` or `NewerFormatError`."""
     manifest = _load_manifest(path / _MANIFEST)
     if manifest.sequence != int(path.name):
         raise DamagedError(path / _MANIFEST, 0, f"it describes snapshot {manifest.sequence}")

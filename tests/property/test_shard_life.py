@@ -282,5 +282,5 @@ class ShardLife(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-ShardLife.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+ShardLife.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestShardLife = ShardLife.TestCase

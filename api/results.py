@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 from itertools import islice
@@ -26,6 +26,8 @@ Format = Literal["table", "csv", "json", "parquet"]
 ROWS_SHOWN_MAX = 1_000
 #: Where there is no terminal, lines are as long as they are.
 WIDTH_MAX = 100_000
+#: Smaller numbers have an exponent in Arrow's text.
+DECIMAL_PLACES_MAX = 6
 
 _BY_SUFFIX: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 
@@ -92,7 +94,8 @@ def _write_table(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for field in rows.schema:
         table.add_column(field.name, justify="right" if _is_number(field.type) else "left")
-    shown = list(islice(_values(rows), ROWS_SHOWN_MAX + 1))
+    texts = (row for batch in rows for row in zip(*map(_texts, batch.columns), strict=True))
+    shown = list(islice(texts, ROWS_SHOWN_MAX + 1))
     for row in shown[:ROWS_SHOWN_MAX]:
         table.add_row(*map(_cell, row))
     with _as_text(stream) as text:
@@ -109,24 +112,27 @@ def _footer(rows: int) -> str:
     return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
-def _cell(value: Any) -> Text:
-    return Text("null", "dim") if value is None else Text(_text(value), overflow="fold")
+def _cell(text: str | None) -> Text:
+    return Text("null", "dim") if text is None else Text(text, overflow="fold")
 
 
 def _write_csv(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     with _as_text(stream) as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(rows.schema.names)
-        writer.writerows(map(_text, row) for row in _values(rows))
+        for batch in rows:
+            writer.writerows(zip(*map(_texts, batch.columns), strict=True))
 
 
 def _write_json(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
-    names, separator = rows.schema.names, b"[\n"
-    for row in _values(rows):
-        values = dict(zip(names, map(_plain, row), strict=True))
-        stream.write(separator + json.dumps(values, ensure_ascii=False).encode())
-        separator = b",\n"
-    stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+    names, separator = rows.schema.names, "[\n"
+    with _as_text(stream) as text:
+        for batch in rows:
+            for row in zip(*map(_plain_values, batch.columns), strict=True):
+                values = dict(zip(names, row, strict=True))
+                text.write(separator + json.dumps(values, ensure_ascii=False))
+                separator = ",\n"
+        text.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def _write_parquet(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
@@ -143,57 +149,83 @@ _WRITERS: dict[Format, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
 }
 
 
-def _values(rows: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
-    for batch in rows:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-
 def _is_number(type: pa.DataType) -> bool:
     return bool(
         pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type)
     )
 
 
+# A column at a time where Arrow knows how, else value by value
+
+
+def _texts(column: pa.Array) -> list[str | None]:
+    """As in a table or CSV: times end in Z if they are UTC."""
+    if pa.types.is_timestamp(column.type):
+        column = _in_coarsest_unit(column)
+    elif not _is_plain(column.type):
+        return [None if value is None else _text(value) for value in column.to_pylist()]
+    texts: list[str | None] = column.cast(pa.string()).to_pylist()
+    return texts
+
+
+def _plain_values(column: pa.Array) -> list[Any]:
+    """As JSON has it: exact decimals are numbers, times are RFC 3339, no number is null."""
+    if pa.types.is_timestamp(column.type):
+        return [None if text is None else text.replace(" ", "T") for text in _texts(column)]
+    if pa.types.is_decimal(column.type) and column.type.scale:
+        return [None if text is None else _number(text) for text in _texts(column)]
+    return [_plain(value) for value in column.to_pylist()]
+
+
+def _number(text: str) -> float | int:
+    number = float(text)  # Arrow's own cast does not give the nearest one
+    return int(number) if number.is_integer() else number
+
+
+def _is_plain(type: pa.DataType) -> bool:
+    """Whether Arrow's text of it is the one that people write."""
+    return bool(
+        pa.types.is_string(type)
+        or pa.types.is_integer(type)
+        or pa.types.is_boolean(type)
+        or pa.types.is_date32(type)
+        or (pa.types.is_decimal(type) and type.scale <= DECIMAL_PLACES_MAX)
+    )
+
+
+def _in_coarsest_unit(times: pa.Array) -> pa.Array:
+    """In seconds, or else milliseconds, if all of them are whole ones."""
+    for unit in ("s", "ms"):
+        with suppress(pa.ArrowInvalid):
+            return times.cast(pa.timestamp(unit, times.type.tz))
+    return times
+
+
 def _text(value: Any) -> str:
-    """As in a table or CSV: times end in Z if they are UTC, and null is nothing."""
     match value:
-        case None:
-            return ""
         case str():
             return value
-        case bool():
-            return "true" if value else "false"
-        case Decimal():
-            return format(value, "f")
-        case datetime():
-            return _time(value, " ")
         case bytes():
             return value.hex()
+        case Decimal():
+            return format(value, "f")
         case list() | dict():
             return json.dumps(_plain(value), ensure_ascii=False)
     return str(value)
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: times are RFC 3339, what is neither a number nor a text is null."""
     match value:
-        case Decimal():
-            return int(value) if value == value.to_integral_value() else float(value)
+        case None | str() | bool() | int():
+            return value
         case float():
             return value if math.isfinite(value) else None
-        case list():
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case list() | tuple():
             return [_plain(each) for each in value]
         case dict():
             return {_text(key): _plain(each) for key, each in value.items()}
-        case tuple():
-            return [_plain(each) for each in value]
         case datetime():
-            return _time(value, "T")
-        case None | str() | bool() | int():
-            return value
+            return value.isoformat().replace("+00:00", "Z")
     return _text(value)
-
-
-def _time(value: datetime, separator: str) -> str:
-    fraction = "milliseconds" if value.microsecond else "seconds"
-    return value.isoformat(separator, fraction).replace("+00:00", "Z")

@@ -412,6 +412,8 @@ def test_a_stored_file_that_goes_meanwhile_is_no_error(
 TYPES = """
     SELECT
         1.50::DECIMAL(18, 3) AS exact,
+        405475.872::DECIMAL(38, 3) AS seconds,
+        123::DOUBLE AS whole,
         170141183460469231731687303715884105727::HUGEINT AS huge,
         0.1::DOUBLE AS double,
         'nan'::DOUBLE AS no_number,
@@ -444,6 +446,8 @@ def test_csv(small: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     [names, first, second] = csv.reader(io.StringIO(text, newline=""))
     assert dict(zip(names, first, strict=True)) == {
         "exact": "1.500",
+        "seconds": "405475.872",
+        "whole": "123.0",
         "huge": "170141183460469231731687303715884105727",
         "double": "0.1",
         "no_number": "nan",
@@ -466,6 +470,8 @@ def test_json(small: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     [first, second] = json.loads(written("json", TYPES, small, capfdbinary))
     assert first == {
         "exact": 1.5,
+        "seconds": 405475.872,
+        "whole": 123.0,
         "huge": 170141183460469231731687303715884105727,
         "double": 0.1,
         "no_number": None,

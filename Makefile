@@ -13,7 +13,7 @@ serve: .venv/runtime.stamp ## Run the service
 
 test: lint ## Run all checks, then all tests
 	@sh scripts/browser.sh
-	.venv/bin/pytest -q $(ARGS)
+	.venv/bin/pytest -q --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: .venv/dev.stamp ## Check style and types
 	.venv/bin/ruff check

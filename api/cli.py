@@ -1,7 +1,6 @@
 """The command line: `playhead serve`, and what else there is to run."""
 
 import contextlib
-import signal
 import sys
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from cyclopts import App, Parameter
 from pydantic import ValidationError
 
 from aggregator import environment
-from api import __version__
+from api import __version__, stopping
 from api.logs import configure
 from api.settings import Settings
 from persistence.errors import PersistenceError
@@ -30,9 +29,7 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
     settings = settings or Settings()
     configure(settings.log_level)
     environment.prepare(embedded=settings.ray_address is None)
-    # Until the server's loop handles both, either of them ends the start.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    stopping.install()
     with contextlib.suppress(KeyboardInterrupt):
         from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
 

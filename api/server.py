@@ -22,7 +22,7 @@ from aggregator.cluster import Cluster, Membership
 from aggregator.regeneration import regenerate
 from aggregator.shard import ShardSettings
 from aggregator.sockets import namespace_of
-from api import __version__
+from api import __version__, stopping
 from api.app import GRACE_S
 from api.settings import Settings
 from api.worker import BACKLOG, READY, Orders
@@ -62,8 +62,10 @@ def serve(settings: Settings) -> None:
         _logger.info("playhead %s, data in %s", __version__, directory.path)
         cluster = start_cluster(settings.ray_address, namespace_of(directory.manifest.id))
         cleanup.callback(cluster.stop)
+        stopping.check()
         shards = shard_settings(settings, directory)
         check_shards(cluster.start_shards(shards))
+        stopping.check()
         server = Server(settings, cluster.membership(), listening)
         asyncio.run(server.run(started))
 
@@ -93,7 +95,7 @@ def start_cluster(address: str | None, namespace: str) -> Cluster:
     except Exception as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
         raise StartError(f"cannot start on {where}: {error}") from error
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopping.install()
     return cluster
 
 

@@ -12,10 +12,9 @@ import duckdb
 import psutil
 
 from aggregator import sockets
-from aggregator.checkpoint import Folders
 from aggregator.evidence import Shard, Source, gather
 from aggregator.fact_copy import FACTS, FactCopy
-from aggregator.inspection import Tables
+from aggregator.inspection import Tables, folders_of
 from aggregator.rules import Rules
 from aggregator.sql_rules import KEYS, first_difference, totals
 from persistence.directory import Manifest, read_manifest, shard_folder
@@ -82,7 +81,8 @@ def check(path: Path, tell: Tell = lambda *_: None) -> Report:
 def _shard_of(path: Path, manifest: Manifest, number: int) -> Shard:
     folder = shard_folder(manifest.root(path), number)
     running = sockets.find(sockets.namespace_of(manifest.id), number, folder)
-    return Shard(number, folder, Folders.of(folder, number), Rules(**manifest.rules), running)
+    folders = folders_of(path, manifest, number)
+    return Shard(number, folder, folders, Rules(**manifest.rules), running)
 
 
 def _check_shard(shard: Shard, tell: Tell) -> ShardReport:

@@ -13,6 +13,7 @@ from aggregator import sockets
 from persistence.directory import Manifest, read_manifest, shard_folder
 from persistence.errors import PersistenceError
 from persistence.files import make_folder, sync_folder
+from persistence.log import SYNCED
 
 #: A server waits so long with its next checkpoint, at most, while its files are linked.
 HOLD_S = 60.0
@@ -21,6 +22,8 @@ HOLD_S = 60.0
 LINKS = "backup.tmp"
 #: Files of the server's own, which a copy does not need.
 _NOT_COPIED = shutil.ignore_patterns("LOCK", "*.tmp", LINKS)
+#: What of a linked file changed would change in the copy too.
+_CHANGE_IN_PLACE = ("EPOCH", SYNCED)
 
 #: Gets how many bytes are copied, and how many there are.
 Tell = Callable[[int, int], None]
@@ -97,7 +100,7 @@ def _linked(path: Path, manifest: Manifest) -> Iterator[Path]:
 
 
 def _link(source: str, target: str) -> None:
-    if Path(source).name == "EPOCH":
+    if Path(source).name in _CHANGE_IN_PLACE:
         shutil.copyfile(source, target)
     else:
         os.link(source, target)

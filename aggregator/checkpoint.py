@@ -64,11 +64,14 @@ class Folders:
     log: Path
     snapshots: Path
     store: Store
+    #: What names the shard in its files.
+    owner: str
 
     @classmethod
-    def of(cls, folder: Path, shard: int) -> "Folders":
+    def of(cls, folder: Path, shard: int, owner: str) -> "Folders":
         """`folder` is the shard's; stored events lie beside the shards."""
-        return cls(folder / "log", folder / "snapshots", Store(folder.parent / "events", shard))
+        store = Store(folder.parent / "events", shard)
+        return cls(folder / "log", folder / "snapshots", store, owner)
 
 
 @dataclass(slots=True)
@@ -100,7 +103,7 @@ def write(folders: Folders, frozen: Frozen) -> None:
         if removed:
             _logger.info("erased %d stored facts", removed)
     extra = frozen.extra | {ALONE: bool(frozen.erasing)}
-    snapshot.write(folders.snapshots, frozen.sequence, frozen.tables, extra)
+    snapshot.write(folders.snapshots, folders.owner, frozen.sequence, frozen.tables, extra)
     tidy_up(folders, alone=bool(frozen.erasing))
 
 
@@ -125,8 +128,8 @@ def facts_between(
 
     With `user`, all of that user's are there, and some of others'.
     """
-    found = _up_to(entries.read(folders.log, first - 1, repair=False, naming=user), last)
-    facts = entries.facts_of(found, skipped)
+    found = entries.read(folders.log, folders.owner, first - 1, repair=False, naming=user)
+    facts = entries.facts_of(_up_to(found, last), skipped)
     erased = erasure_of(erasing).hits(facts)
     return one_chunk(facts.filter(pa.array(~erased))) if erased.any() else facts
 

@@ -50,13 +50,17 @@ class Entry:
 
 
 def read(
-    folder: Path, after_sequence: int, repair: bool = True, naming: str | None = None
+    folder: Path,
+    owner: str,
+    after_sequence: int,
+    repair: bool = True,
+    naming: str | None = None,
 ) -> Iterator[Entry]:
     """As `log.replay`; raises `DamagedError` also for records that cannot be decoded.
 
     Records that cannot hold the name `naming` are passed over.
     """
-    for record in log.replay(folder, after_sequence, repair):
+    for record in log.replay(folder, owner, after_sequence, repair):
         if naming is not None and not _may_hold(record.payload, naming):
             continue
         try:

@@ -170,7 +170,7 @@ def _read_log(folders: Folders, evidence: Evidence, tell: Tell) -> None:
         return
     first, last_segment = (int(path.stem) for path in (segments[0], segments[-1]))
     try:
-        for entry in entries.read(folders.log, first - 1, repair=False):
+        for entry in entries.read(folders.log, folders.owner, first - 1, repair=False):
             done = min(entry.record.sequence, last_segment) - first
             tell("log", done, last_segment - first)
     except (FileNotFoundError, PersistenceError) as error:
@@ -184,7 +184,7 @@ def _read_snapshots(shard: Shard, evidence: Evidence, copy: FactCopy, tell: Tell
         tell("snapshots", number, len(kept))
         shard.hold()
         try:
-            loaded = snapshot.load(path)
+            loaded = snapshot.load(path, shard.folders.owner)
         except PersistenceError as error:
             evidence.damage.append(str(error))
             continue

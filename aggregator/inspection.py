@@ -113,16 +113,24 @@ def inspect(path: Path, up_to: Mapping[int, int] | None = None) -> Inspection:
     """
     manifest = read_manifest(path)
     rules = Rules(**manifest.rules)
-    root = manifest.root(path)
     shards = [
-        read_shard(root, shard, rules, (up_to or {}).get(shard)) for shard in range(manifest.shards)
+        read_shard(path, manifest, shard, (up_to or {}).get(shard))
+        for shard in range(manifest.shards)
     ]
     return Inspection(path, manifest, rules, shards)
 
 
-def read_shard(root: Path, shard: int, rules: Rules, up_to: int | None = None) -> ShardContent:
-    """What a shard of the generation in `root` holds; raises `PersistenceError`."""
-    folders = Folders.of(shard_folder(root, shard), shard)
+def folders_of(path: Path, manifest: Manifest, shard: int) -> Folders:
+    """Where a shard of a data directory has its files."""
+    return Folders.of(shard_folder(manifest.root(path), shard), shard, manifest.owner(shard))
+
+
+def read_shard(
+    path: Path, manifest: Manifest, shard: int, up_to: int | None = None
+) -> ShardContent:
+    """What a shard of the data directory `path` holds; raises `PersistenceError`."""
+    folders = folders_of(path, manifest, shard)
+    rules = Rules(**manifest.rules)
     return patiently(folders, lambda: _read_shard(folders, shard, rules, up_to))
 
 
@@ -145,7 +153,7 @@ def _read_shard(folders: Folders, shard: int, rules: Rules, up_to: int | None) -
 
 def newest_snapshot(folders: Folders, up_to: int | None = None) -> Snapshot | None:
     """The newest whole snapshot, or None without any; raises `DamagedError` if it is too new."""
-    newest, damage = snapshot.load_newest(folders.snapshots)
+    newest, damage = snapshot.load_newest(folders.snapshots, folders.owner)
     if newest is None and damage and not log.segments(folders.log):
         raise damage[0]
     if newest is not None and up_to is not None and newest.sequence > up_to:
@@ -159,7 +167,7 @@ def replayed(
 ) -> Recovered:
     """What a snapshot and the log after it add up to; exactly up to a record, if it is there."""
     recovered = load(State(rules, _NEVER_FOLD_DAYS), start)
-    found = entries.read(folders.log, recovered.snapshot_sequence, repair=False)
+    found = entries.read(folders.log, folders.owner, recovered.snapshot_sequence, repair=False)
     for _ in replay(recovered, _up_to(found, up_to)):
         pass
     return recovered

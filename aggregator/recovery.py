@@ -88,14 +88,16 @@ def recover(folders: Folders, state: State) -> Recovered:
     Raises `PersistenceError` if what is there cannot be trusted.
     """
     started = time.monotonic()
-    newest, damage = snapshot.load_newest(folders.snapshots)
+    newest, damage = snapshot.load_newest(folders.snapshots, folders.owner)
     if damage and not log.segments(folders.log):
         raise damage[0]
     recovered = load(state, newest)
     loaded = state.events
     try:
-        for _ in replay(recovered, entries.read(folders.log, recovered.snapshot_sequence)):
+        found = entries.read(folders.log, folders.owner, recovered.snapshot_sequence)
+        for _ in replay(recovered, found):
             pass
+        _check_end(folders, recovered.next_sequence - 1)
     except DamagedError as error:
         if damage:  # without it, no record would be missing
             raise damage[0] from error
@@ -109,6 +111,14 @@ def recover(folders: Folders, state: State) -> Recovered:
         f"in {time.monotonic() - started:.1f} s"
     )
     return recovered
+
+
+def _check_end(folders: Folders, last: int) -> None:
+    """Refuses a log that ends before what was stored of it: its numbers would come twice."""
+    stored = folders.store.newest()
+    if stored and stored.last > last:
+        what = f"it ends with record {last}, and {stored.path} has later ones"
+        raise DamagedError(folders.log, 0, what)
 
 
 def load(state: State, newest: Snapshot | None) -> Recovered:

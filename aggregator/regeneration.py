@@ -74,10 +74,12 @@ class _OldShard:
 class _NewShard:
     """A shard in the making. What was received at one time is a record of a log it never had."""
 
-    def __init__(self, number: int, folder: Path, rules: Rules, hours_kept_days: int) -> None:
+    def __init__(
+        self, number: int, folder: Path, owner: str, rules: Rules, hours_kept_days: int
+    ) -> None:
         make_folder(folder)
         self._folder = folder
-        self._folders = Folders.of(folder, number)
+        self._folders = Folders.of(folder, number, owner)
         self._state = State(rules, hours_kept_days)
         self._sequence = self._stored = 0
         self._received_ms = 0
@@ -114,7 +116,8 @@ class _NewShard:
             "producers": [],
         }
         epoch = Epoch(self._folder)
-        Log(self._folders.log, epoch, self._sequence + 1, segment_bytes=1).close()
+        folders = self._folders
+        Log(folders.log, folders.owner, epoch, self._sequence + 1, segment_bytes=1).close()
         epoch.close()
         tables = self._state.to_arrow()
         checkpoint.write(self._folders, Frozen(self._sequence, tables, extra))
@@ -142,7 +145,9 @@ def regenerate(
     folder = directory.prepare(manifest)
     old = [_read_old(directory, number) for number in range(directory.manifest.shards)]
     new = [
-        _NewShard(number, shard_folder(folder, number), rules, hours_kept_days)
+        _NewShard(
+            number, shard_folder(folder, number), manifest.owner(number), rules, hours_kept_days
+        )
         for number in range(shards)
     ]
     done, total = 0, sum(map(len, old))
@@ -160,7 +165,7 @@ def regenerate(
 def _read_old(directory: DataDirectory, number: int) -> _OldShard:
     folder = directory.shard_folder(number)
     FolderLock(folder, LOCK_WAIT_S).release()  # a server that was killed may have left a shard
-    folders = Folders.of(folder, number)
+    folders = Folders.of(folder, number, directory.manifest.owner(number))
     rules = Rules(**directory.manifest.rules)
     recovered = replayed(folders, newest_snapshot(folders), rules)
     tail = tail_after(folders, folders.store.archived_sequence(), recovered)

@@ -91,6 +91,8 @@ class ShardSettings:
 
     number: int
     folder: Path
+    #: Names the shard in its files: `Manifest.owner`.
+    owner: str
     rules: Rules
     hours_kept_days: int
     snapshot_events: int
@@ -123,7 +125,7 @@ class Shard:
         self._clock_ms = clock_ms
         make_folder(settings.folder)
         self._lock = FolderLock(settings.folder, LOCK_WAIT_S)
-        self._folders = Folders.of(settings.folder, settings.number)
+        self._folders = Folders.of(settings.folder, settings.number, settings.owner)
         with contextlib.ExitStack() as release:  # for the next attempt, here or elsewhere
             release.callback(self._lock.release)
             self._epoch = Epoch(settings.folder)
@@ -131,7 +133,11 @@ class Shard:
             state = State(settings.rules, settings.hours_kept_days)
             recovered = recover(self._folders, state)
             self._log = Log(
-                self._folders.log, self._epoch, recovered.next_sequence, settings.segment_bytes
+                self._folders.log,
+                settings.owner,
+                self._epoch,
+                recovered.next_sequence,
+                settings.segment_bytes,
             )
             release.pop_all()
         #: What was found on disk, for people.

@@ -13,17 +13,12 @@ from typing import Any
 
 import msgspec
 
-from persistence.errors import (
-    DamagedError,
-    NewerFormatError,
-    PersistenceError,
-    SettingsMismatchError,
-)
-from persistence.files import FolderLock, make_folder, replace_file
+from persistence import manifest as manifests
+from persistence.errors import DamagedError, PersistenceError, SettingsMismatchError
+from persistence.files import FolderLock, make_folder
 
-FORMAT = 1
+FORMAT = 2
 
-_MANIFEST = "MANIFEST.json"
 _GENERATION = "generation-"
 
 
@@ -32,15 +27,14 @@ class NoDataError(PersistenceError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(
-            f"{path} holds no data of playhead's (there is no {_MANIFEST} in it): "
+            f"{path} holds no data of playhead's (there is no {manifests.NAME} in it): "
             "name the folder that the server was started with as --data-dir"
         )
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(manifests.Manifest, frozen=True, kw_only=True):
     """What a data directory was made with; `id` names it for life."""
 
-    format: int
     id: str
     shards: int
     rules: dict[str, Any]
@@ -48,7 +42,13 @@ class Manifest(msgspec.Struct, frozen=True):
 
     def following(self, shards: int, rules: dict[str, Any]) -> "Manifest":
         """That of the next generation."""
-        return Manifest(self.format, self.id, shards, rules, self.generation + 1)
+        return msgspec.structs.replace(
+            self, shards=shards, rules=rules, generation=self.generation + 1
+        )
+
+    def owner(self, shard: int) -> str:
+        """Names a shard in its files, so that no other's are taken for its own."""
+        return f"{self.id}/{self.generation}/{shard}"
 
     def root(self, path: Path) -> Path:
         """Where the shards and the stored events of the data directory `path` are."""
@@ -79,10 +79,13 @@ class DataDirectory:
             manifest = _load(path)
             if manifest is None:
                 assert rules is not None
-                manifest = Manifest(FORMAT, uuid.uuid4().hex, shards, rules)
-                _write(path, manifest)
+                manifest = Manifest(format=FORMAT, id=uuid.uuid4().hex, shards=shards, rules=rules)
+                for shard in range(shards):
+                    make_folder(shard_folder(path, shard))
+                manifests.write(path, manifest)
             elif rules is not None:
                 _compare(path, manifest, rules)
+            _check_folders(path, manifest)
         except BaseException:
             lock.release()
             raise
@@ -102,7 +105,7 @@ class DataDirectory:
 
     def switch(self, manifest: Manifest) -> None:
         """Makes a generation that is complete the data, and removes the one before."""
-        _write(self.path, manifest)
+        manifests.write(self.path, manifest)
         self.manifest = manifest
         self._remove_other_generations()
 
@@ -136,24 +139,21 @@ def shard_folder(root: Path, shard: int) -> Path:
     return root / f"shard-{shard:04}"
 
 
-def _write(path: Path, manifest: Manifest) -> None:
-    replace_file(path / _MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
-
-
 def _load(path: Path) -> Manifest | None:
-    file = path / _MANIFEST
+    file = path / manifests.NAME
     if not file.exists():
-        if any(path.glob("shard-*")) or any(path.glob(f"{_GENERATION}*")):
+        if any(path.glob("shard-*/*")) or any(path.glob(f"{_GENERATION}*")):
             raise DamagedError(file, 0, "it is missing, and there is data beside it")
         return None
-    try:
-        content = file.read_bytes()
-        version = msgspec.json.decode(content).get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise NewerFormatError(file, version, FORMAT)
-        return msgspec.json.decode(content, type=Manifest)
-    except (UnicodeDecodeError, AttributeError, msgspec.DecodeError) as error:
-        raise DamagedError(file, 0, f"it cannot be read ({error})") from error
+    return manifests.read(path, Manifest, FORMAT)
+
+
+def _check_folders(path: Path, manifest: Manifest) -> None:
+    """A shard whose folder is gone would come up empty."""
+    for shard in range(manifest.shards):
+        folder = shard_folder(manifest.root(path), shard)
+        if not folder.is_dir():
+            raise DamagedError(folder, 0, f"shard {shard} of {manifest.shards} is missing")
 
 
 def _compare(path: Path, manifest: Manifest, rules: dict[str, Any]) -> None:

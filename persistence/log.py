@@ -1,9 +1,10 @@
 """The log of a shard: what was accepted, in order, before it was acknowledged.
 
 A segment is a file named by its first sequence number. It starts with a header
-(16 bytes) and holds records back to back:
+and holds records back to back:
 
-    segment header   magic "PHLOG\\0" | format u16 | first sequence u64
+    segment header   magic "PHLOG\\0" | format u16 | CRC-32 of what follows u32 | 0 u32
+                     first sequence u64 | hash of the log's owner (BLAKE2b) u64
     record header    magic u32 | header CRC-32 u32 | payload CRC-32 u32 | payload bytes u32
                      kind u32 | 0 u32 | epoch u64 | sequence u64 | received_ms u64
                      producer u64 | producer's sequence u64
@@ -15,10 +16,17 @@ all of the record. Sequences count up by one, without gaps, over all segments.
 What a reader makes of a record that fails its checks, after etcd's WAL and
 Redis' AOF: at the very end of the last segment it is an append that a crash cut
 short, and goes; anywhere else it is damage, and the shard refuses to start.
+
+SYNCED, beside the segments, has the last sequence that was durable. It is written
+after each fdatasync and never synced itself, so it may be behind, and is not ahead. A
+log that ends before it has lost what was acknowledged, and is refused too. Only of
+the very last record a cut is accepted, as it is what a disk that lied about its
+fdatasync leaves.
 """
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import struct
@@ -36,8 +44,9 @@ from persistence.errors import (
     SyncFailedError,
 )
 from persistence.files import make_folder, replace_file, sync_folder
+from persistence.number_file import NumberFile, read_number
 
-FORMAT = 1
+FORMAT = 2
 #: A record of one encoded batch of events.
 EVENTS = 1
 #: A record of encoded commands.
@@ -47,7 +56,11 @@ TRIAL_BYTES = 64 << 10
 #: Far above any batch that the limits admit; a longer record is not ours.
 PAYLOAD_BYTES_MAX = 1 << 30
 
-_SEGMENT = struct.Struct("<6sHQ")
+#: In the folder of the log: the last sequence that was durable.
+SYNCED = "SYNCED"
+
+_SEGMENT = struct.Struct("<6sHIIQ8s")
+_SEGMENT_CHECKED = struct.Struct("<IQ8s")  # what the header's CRC covers
 _SEGMENT_MAGIC = b"PHLOG\0"
 _RECORD = struct.Struct("<IIIIIIQQQQQ")
 _RECORD_MAGIC = 0x44414850  # "PHAD"
@@ -93,9 +106,12 @@ class Log:
     `append` is safe to call from a thread, one call at a time.
     """
 
-    def __init__(self, folder: Path, epoch: Epoch, next_sequence: int, segment_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, owner: str, epoch: Epoch, next_sequence: int, segment_bytes: int
+    ) -> None:
         """`next_sequence` is what `replay` found; a fresh segment starts there if none is open."""
         self._folder = folder
+        self._owner = owner
         self._epoch = epoch
         self._segment_bytes = segment_bytes
         self.next_sequence = next_sequence
@@ -106,6 +122,7 @@ class Log:
         else:
             self._descriptor = os.open(newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             self._size = os.fstat(self._descriptor).st_size
+        self._synced = NumberFile(folder / SYNCED)
 
     def append(self, records: Sequence[Record]) -> None:
         """Makes `records` durable, all or none of them.
@@ -114,6 +131,7 @@ class Log:
         2. Start a new segment if this one is full.
         3. Write. If that fails, cut back to where it began: `NotWritableError`.
         4. fdatasync. If that fails, nothing is known any more: `SyncFailedError`.
+        5. Note in SYNCED how far the log is durable.
         """
         self._epoch.check()
         encoded = b"".join(record.encode(self._epoch.number) for record in records)
@@ -130,6 +148,8 @@ class Log:
             raise SyncFailedError(f"fdatasync of {self._folder} failed: {error}") from error
         self._size += len(encoded)
         self.next_sequence += len(records)
+        with contextlib.suppress(OSError):  # a note that is behind does no harm
+            self._synced.write(self.next_sequence - 1)
 
     def rotate(self) -> None:
         """Has the next record start a segment; raises `NotWritableError`."""
@@ -153,6 +173,7 @@ class Log:
 
     def close(self) -> None:
         os.close(self._descriptor)
+        self._synced.close()
 
     def _cut_back(self) -> None:
         try:
@@ -170,7 +191,7 @@ class Log:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         try:
-            _write(descriptor, _SEGMENT.pack(_SEGMENT_MAGIC, FORMAT, self.next_sequence))
+            _write(descriptor, _segment_header(self.next_sequence, self._owner))
             os.fsync(descriptor)
             sync_folder(self._folder)
         except OSError:
@@ -212,7 +233,7 @@ def drop_broken_tails(folder: Path) -> None:
     sync_folder(folder)
 
 
-def replay(folder: Path, after_sequence: int, repair: bool = True) -> Iterator[Record]:
+def replay(folder: Path, owner: str, after_sequence: int, repair: bool = True) -> Iterator[Record]:
     """Yields the records after `after_sequence`, in order, and repairs a torn tail.
 
     `after_sequence` is what a snapshot holds, 0 without one. Raises
@@ -221,9 +242,8 @@ def replay(folder: Path, after_sequence: int, repair: bool = True) -> Iterator[R
     the segment, and cut. Without `repair` nothing is changed, for a reader beside
     the writer: the end is where the writer has come to.
     """
+    reader = _Reader(owner, read_number(folder / SYNCED), repair)
     paths = segments(folder)
-    if not paths and after_sequence:
-        raise DamagedError(folder, 0, "there is a snapshot, and no log segment beside it")
     firsts = [int(path.stem) for path in paths]
     expected = None
     for path, first, following in zip(paths, firsts, [*firsts, None][1:], strict=True):
@@ -232,12 +252,14 @@ def replay(folder: Path, after_sequence: int, repair: bool = True) -> Iterator[R
         if first != (min(first, after_sequence + 1) if expected is None else expected):
             raise DamagedError(path, 0, f"the records before sequence {first} are missing")
         expected = first
-        for record in _read_segment(path, first, following is None, repair):
+        for record in reader.read(path, first, is_last=following is None):
             expected = record.sequence + 1
             if record.sequence > after_sequence:
                 yield record
-    if expected is not None and expected <= after_sequence:
-        raise DamagedError(paths[-1], 0, f"sequences {expected} to {after_sequence} are missing")
+    last = paths[-1] if paths else folder
+    if (expected or 1) <= after_sequence:
+        raise DamagedError(last, 0, f"sequences {expected or 1} to {after_sequence} are missing")
+    reader.check_end(last, expected or 1)
 
 
 def read_segment(path: Path) -> Iterator[Record]:
@@ -247,7 +269,8 @@ def read_segment(path: Path) -> Iterator[Record]:
     """
     if not path.stem.isdigit():
         raise DamagedError(path, 0, "a segment is named by the number of its first record")
-    yield from _read_segment(path, int(path.stem), is_last=True, repair=False)
+    reader = _Reader(owner=None, synced=0, repair=False)
+    yield from reader.read(path, int(path.stem), is_last=True)
 
 
 def broken_tails(folder: Path) -> list[Path]:
@@ -255,41 +278,87 @@ def broken_tails(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.broken")) if folder.is_dir() else []
 
 
-def _read_segment(path: Path, first: int, is_last: bool, repair: bool) -> Iterator[Record]:
-    content = path.read_bytes()
-    if is_last and len(content) < _SEGMENT.size:
-        if repair:
-            _cut_tail(path, content, 0)  # a crash while the segment was created
-            path.unlink()
-            sync_folder(path.parent)
-        return
-    _check_segment_header(path, content, first)
-    offset, sequence = _SEGMENT.size, first
-    while offset < len(content):
-        record = _record_at(content, offset)
-        if record is None:
-            if not is_last or _holds_record(content, offset + 1):
-                raise DamagedError(path, offset, "a log record fails its checksum")
-            if repair:
-                _cut_tail(path, content, offset)
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Of segments of the log of `owner` (None: of any), which was durable up to `synced`."""
+
+    owner: str | None
+    synced: int
+    repair: bool
+
+    def read(self, path: Path, first: int, is_last: bool) -> Iterator[Record]:
+        content = path.read_bytes()
+        if is_last and len(content) < _SEGMENT.size:
+            self.check_end(path, first)
+            if self.repair:
+                _cut_tail(path, content, 0)  # a crash while the segment was created
+                path.unlink()
+                sync_folder(path.parent)
             return
-        if record.sequence != sequence:
-            raise DamagedError(path, offset, f"sequence {record.sequence} instead of {sequence}")
-        yield record
-        offset += _RECORD.size + len(record.payload)
-        sequence += 1
+        self._check_header(path, content, first)
+        offset, sequence = _SEGMENT.size, first
+        while offset < len(content):
+            record = _record_at(content, offset)
+            if record is None:
+                is_tail = is_last and not _holds_record(content, offset + 1)
+                if not is_tail or (sequence <= self.synced and not _is_cut(content, offset)):
+                    raise DamagedError(path, offset, "a log record fails its checksum")
+                self.check_end(path, sequence, offset)
+                if self.repair:
+                    _cut_tail(path, content, offset)
+                return
+            if record.sequence != sequence:
+                what = f"sequence {record.sequence} instead of {sequence}"
+                raise DamagedError(path, offset, what)
+            yield record
+            offset += _RECORD.size + len(record.payload)
+            sequence += 1
+
+    def check_end(self, path: Path, following: int, offset: int = 0) -> None:
+        """Refuses a log that ends before the record `following`, if more than it is missing."""
+        if following < self.synced:
+            raise DamagedError(
+                path,
+                offset,
+                f"records {following} to {self.synced} were acknowledged and are not there "
+                f"(without {path.with_name(SYNCED)}, playhead goes on without them)",
+            )
+        if following == self.synced and self.repair:
+            _logger.error("%s: the last record, %d, was acknowledged and is cut", path, following)
+
+    def _check_header(self, path: Path, content: bytes, first: int) -> None:
+        if len(content) < _SEGMENT.size:
+            raise DamagedError(path, len(content), "the segment is cut short")
+        magic, version, crc, *_, owner_hash = _SEGMENT.unpack_from(content)
+        if magic != _SEGMENT_MAGIC:
+            raise DamagedError(path, 0, "this is not a log segment")
+        if version > FORMAT:
+            raise NewerFormatError(path, version, FORMAT)
+        own_hash = owner_hash if self.owner is None else _hash_of(self.owner)
+        checked = _SEGMENT_CHECKED.pack(0, first, own_hash)
+        if version < FORMAT or content[_SEGMENT.size - len(checked) : _SEGMENT.size] != checked:
+            raise DamagedError(path, len(_SEGMENT_MAGIC), "the segment's header is not its own")
+        if crc != zlib.crc32(checked):
+            raise DamagedError(path, 0, "the segment's header fails its checksum")
 
 
-def _check_segment_header(path: Path, content: bytes, first: int) -> None:
-    if len(content) < _SEGMENT.size:
-        raise DamagedError(path, len(content), "the segment is cut short")
-    magic, version, named = _SEGMENT.unpack_from(content)
-    if magic != _SEGMENT_MAGIC:
-        raise DamagedError(path, 0, "this is not a log segment")
-    if version > FORMAT:
-        raise NewerFormatError(path, version, FORMAT)
-    if version < 1 or named != first:
-        raise DamagedError(path, len(_SEGMENT_MAGIC), "the segment's header is not its own")
+def _segment_header(first: int, owner: str) -> bytes:
+    checked = _SEGMENT_CHECKED.pack(0, first, _hash_of(owner))
+    return struct.pack("<6sHI", _SEGMENT_MAGIC, FORMAT, zlib.crc32(checked)) + checked
+
+
+def _hash_of(owner: str) -> bytes:
+    return hashlib.blake2b(owner.encode(), digest_size=8).digest()
+
+
+def _is_cut(content: bytes, offset: int) -> bool:
+    """Whether the record at `offset` goes on where the file ends."""
+    if len(content) - offset < _RECORD.size:
+        return True
+    header = content[offset : offset + _RECORD.size]
+    magic, crc, _, size, *_ = _RECORD.unpack(header)
+    is_header = magic == _RECORD_MAGIC and zlib.crc32(header[_CHECKED_FROM:]) == crc
+    return bool(is_header and size > len(content) - offset - _RECORD.size)
 
 
 def _record_at(content: bytes, offset: int) -> Record | None:

@@ -1,8 +1,8 @@
 """Snapshots of a shard: named tables as Parquet, complete or not there at all.
 
-`snapshots/<sequence>/` holds a file a table and MANIFEST.json with the
-sequence of the last record they include, each file's size and CRC-32, and what
-the owner of the tables wants to remember (`extra`). A folder gets its name only
+`snapshots/<sequence>/` holds a file a table and MANIFEST.json with whose they are,
+the sequence of the last record they include, each file's size and CRC-32, and what
+the maker of the tables wants to remember (`extra`). A folder gets its name only
 when all in it is durable; the newest two are kept.
 """
 
@@ -17,14 +17,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from persistence.errors import DamagedError, NewerFormatError
+from persistence import manifest
+from persistence.errors import DamagedError
 from persistence.files import make_folder, replace_file, sync_folder
 
-FORMAT = 2
+FORMAT = 3
 #: One to use and one to fall back on.
 KEPT = 2
 
-_MANIFEST = "MANIFEST.json"
 _logger = logging.getLogger(__name__)
 
 
@@ -35,10 +35,10 @@ class TableFile(msgspec.Struct, frozen=True):
     crc32: int
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(manifest.Manifest, frozen=True, kw_only=True):
     """`sequence` is the last log record that the tables include."""
 
-    format: int
+    owner: str
     sequence: int
     tables: dict[str, TableFile]
     extra: dict[str, Any]
@@ -53,7 +53,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def write(
-    folder: Path, sequence: int, tables: Mapping[str, pa.Table], extra: dict[str, Any]
+    folder: Path,
+    owner: str,
+    sequence: int,
+    tables: Mapping[str, pa.Table],
+    extra: dict[str, Any],
 ) -> None:
     """Writes the snapshot of `sequence`; `prune` removes older ones.
 
@@ -67,7 +71,7 @@ def write(
     if target.exists():
         return  # nothing was appended since
     try:
-        _write_draft(draft, sequence, tables, extra)
+        _write_draft(draft, owner, sequence, tables, extra)
         draft.rename(target)
     except OSError:
         _remove_drafts(folder)  # it may be what fills the disk
@@ -93,7 +97,7 @@ def prune(folder: Path, alone: bool = False) -> int:
     return int(kept[-1].name) if kept else 0
 
 
-def load_newest(folder: Path) -> tuple[Snapshot | None, list[DamagedError]]:
+def load_newest(folder: Path, owner: str) -> tuple[Snapshot | None, list[DamagedError]]:
     """The newest snapshot that is whole, if any, and what is wrong with newer ones.
 
     Without them the log after an older one, or all of it, must be replayed;
@@ -102,7 +106,7 @@ def load_newest(folder: Path) -> tuple[Snapshot | None, list[DamagedError]]:
     damage: list[DamagedError] = []
     for path in complete(folder):
         try:
-            return load(path), damage
+            return load(path, owner), damage
         except DamagedError as error:
             _logger.error("%s", error)
             damage.append(error)
@@ -131,13 +135,18 @@ def complete(folder: Path) -> list[Path]:
 
 
 def _write_draft(
-    draft: Path, sequence: int, tables: Mapping[str, pa.Table], extra: dict[str, Any]
+    draft: Path,
+    owner: str,
+    sequence: int,
+    tables: Mapping[str, pa.Table],
+    extra: dict[str, Any],
 ) -> None:
     draft.mkdir()
     files = {name: _write_table(draft / f"{name}.parquet", table) for name, table in tables.items()}
-    manifest = Manifest(FORMAT, sequence, files, extra)
-    replace_file(draft / _MANIFEST, msgspec.json.encode(manifest))
-    sync_folder(draft)
+    manifest.write(
+        draft,
+        Manifest(format=FORMAT, owner=owner, sequence=sequence, tables=files, extra=extra),
+    )
 
 
 def _write_table(path: Path, table: pa.Table) -> TableFile:
@@ -148,26 +157,14 @@ def _write_table(path: Path, table: pa.Table) -> TableFile:
     return TableFile(content.size, zlib.crc32(content))
 
 
-def load(path: Path) -> Snapshot:
+def load(path: Path, owner: str) -> Snapshot:
     """The snapshot in a folder of `complete`; raises `DamagedError` or `NewerFormatError`."""
-    manifest = _load_manifest(path / _MANIFEST)
-    if manifest.sequence != int(path.name):
-        raise DamagedError(path / _MANIFEST, 0, f"it describes snapshot {manifest.sequence}")
-    tables = {name: _load_table(path, name, file) for name, file in manifest.tables.items()}
-    return Snapshot(manifest.sequence, tables, manifest.extra)
-
-
-def _load_manifest(path: Path) -> Manifest:
-    try:
-        content = path.read_bytes()
-        version = msgspec.json.decode(content).get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise NewerFormatError(path, version, FORMAT)
-        if isinstance(version, int) and version < FORMAT:
-            raise DamagedError(path, 0, f"format {version} is not read any more")
-        return msgspec.json.decode(content, type=Manifest)
-    except (OSError, UnicodeDecodeError, AttributeError, msgspec.DecodeError) as error:
-        raise DamagedError(path, 0, f"the manifest cannot be read ({error})") from error
+    found = manifest.read(path, Manifest, FORMAT)
+    if (found.owner, found.sequence) != (owner, int(path.name)):
+        what = f"it is snapshot {found.sequence} of {found.owner}"
+        raise DamagedError(path / manifest.NAME, 0, what)
+    tables = {name: _load_table(path, name, file) for name, file in found.tables.items()}
+    return Snapshot(found.sequence, tables, found.extra)
 
 
 def _load_table(folder: Path, name: str, file: TableFile) -> pa.Table:

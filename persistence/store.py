@@ -155,8 +155,7 @@ class Store:
 
         Raises `DamagedError` where they do not.
         """
-        paths = self.folder.glob(f"{_DAY}*/shard-{self.shard:04}-*.parquet")
-        files = sorted((_stored(path) for path in paths), key=lambda file: file.first)
+        files = sorted(self._files(), key=lambda file: file.first)
         expected = 1
         for file in files:
             if file.first != expected or file.last < file.first:
@@ -165,9 +164,16 @@ class Store:
             expected = file.last + 1
         return files
 
+    def newest(self) -> StoredFile | None:
+        """The file with the latest records, whether or not others are missing."""
+        return max(self._files(), key=lambda file: file.last, default=None)
+
     @property
     def size_bytes(self) -> int:
         return sum(file.bytes for file in self.files())
+
+    def _files(self) -> Iterator[StoredFile]:
+        return map(_stored, self.folder.glob(f"{_DAY}*/shard-{self.shard:04}-*.parquet"))
 
     def _by_day(
         self, facts: pa.Table, first: int, last: int

@@ -30,6 +30,8 @@ from aggregator.messages import (
 from aggregator.router import Router
 from aggregator.rules import Rules
 from aggregator.shard import Shard, ShardSettings
+from persistence import manifest
+from persistence.directory import read_manifest
 from persistence.facts import SCHEMA, one_chunk
 
 NOW_MS = 1_700_000_000_000
@@ -45,6 +47,14 @@ class Clock:
         return self.now_ms
 
 
+def owner_of(folder: Path, number: int) -> str:
+    """Of a shard of the generation in `folder`, which need not be a data directory."""
+    root = folder.parent if folder.name.startswith("generation-") else folder
+    if (root / manifest.NAME).exists():
+        return read_manifest(root).owner(number)
+    return f"test/1/{number}"
+
+
 def settings_of(folder: Path, number: int = 0, **changes: Any) -> ShardSettings:
     defaults: dict[str, Any] = {
         "rules": Rules(),
@@ -54,7 +64,8 @@ def settings_of(folder: Path, number: int = 0, **changes: Any) -> ShardSettings:
         "erase_delay_s": 3600.0,
         "segment_bytes": 1 << 20,
     }
-    return ShardSettings(number, folder / f"shard-{number:04}", **(defaults | changes))
+    owner = changes.pop("owner", None) or owner_of(folder, number)
+    return ShardSettings(number, folder / f"shard-{number:04}", owner, **(defaults | changes))
 
 
 def crash(shard: Shard) -> None:

@@ -291,6 +291,9 @@ def test_a_log_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
             with segment.open("r+b") as file:
                 file.truncate(size)
             report = await checked(tmp_path)
+            assert "records 11 to 20 were acknowledged and are not there" in report.problems[0]
+            segment.with_name(log.SYNCED).unlink()
+            report = await checked(tmp_path)
             assert "log ends with record 10, and the server has record 20" in report.problems[0]
 
     asyncio.run(run())

@@ -24,12 +24,14 @@ from persistence.errors import DamagedError
 from persistence.facts import SCHEMA
 from persistence.log import Log, Record
 
+OWNER = "an id/1/0"
+
 
 def logged(folder: Path, records: Sequence[Record]) -> list[Entry]:
-    opened = Log(folder / "log", Epoch(folder), 1, 1 << 20)
+    opened = Log(folder / "log", OWNER, Epoch(folder), 1, 1 << 20)
     opened.append(records)
     opened.close()
-    return list(entries.read(folder / "log", 0))
+    return list(entries.read(folder / "log", OWNER, 0))
 
 
 def events(sequence: int, *some: Event) -> Record:

@@ -18,13 +18,14 @@ from persistence.errors import (
 )
 from persistence.log import Log, Record, replay
 
-SEGMENT_HEADER = 16
+SEGMENT_HEADER = 32
 RECORD_HEADER = 64
+OWNER = "an id/1/0"
 
 
 def open_log(folder: Path, next_sequence: int = 1, segment_bytes: int = 1 << 20) -> Log:
     folder.mkdir(parents=True, exist_ok=True)
-    return Log(folder / "log", Epoch(folder), next_sequence, segment_bytes)
+    return Log(folder / "log", OWNER, Epoch(folder), next_sequence, segment_bytes)
 
 
 def record(sequence: int, payload: bytes | None = None) -> Record:
@@ -42,12 +43,12 @@ def written(folder: Path, records: int = 3) -> Path:
 
 
 def sequences(folder: Path, after: int = 0) -> list[int]:
-    return [record.sequence for record in replay(folder / "log", after)]
+    return [record.sequence for record in replay(folder / "log", OWNER, after)]
 
 
 def record_ends(segment: Path) -> list[int]:
     ends, offset = [], SEGMENT_HEADER
-    for found in replay(segment.parent, 0):
+    for found in replay(segment.parent, OWNER, 0):
         offset += RECORD_HEADER + len(found.payload)
         ends.append(offset)
     return ends
@@ -57,7 +58,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     opened = open_log(tmp_path)
     opened.append([record(1), record(2, b"")])
     opened.append([Record(3, 5_000, 2**63, 2**40, b"\0" * 100)])
-    found = list(replay(tmp_path / "log", 0))
+    found = list(replay(tmp_path / "log", OWNER, 0))
     assert [(r.sequence, r.received_ms, bytes(r.payload)) for r in found] == [
         (1, 1_001, b"payload 1"),
         (2, 1_002, b"payload 2"),
@@ -107,7 +108,7 @@ def test_a_segment_cut_while_it_was_created_goes(tmp_path: Path) -> None:
     segment = written(tmp_path)
     for size in range(SEGMENT_HEADER):
         cut = segment.with_name(f"{4:020}.log")
-        cut.write_bytes(b"PHLOG\0\1\0\4\0\0\0\0\0\0\0"[:size])
+        cut.write_bytes(segment.read_bytes()[:size])
         assert sequences(tmp_path) == [1, 2, 3]
         assert not cut.exists()
 
@@ -133,6 +134,65 @@ def test_a_flipped_bit_in_the_middle_is_refused_and_nothing_is_cut(tmp_path: Pat
                 sequences(tmp_path)
             assert str(segment) in str(refusal.value)
             assert segment.read_bytes() == damaged
+
+
+def test_a_flipped_bit_in_the_last_record_is_damage_if_that_was_acknowledged(
+    tmp_path: Path,
+) -> None:
+    segment = written(tmp_path)
+    whole, (*_, start, end) = segment.read_bytes(), record_ends(segment)
+    for offset in range(start, end):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1
+        segment.write_bytes(damaged)
+        with pytest.raises(DamagedError, match="fails its checksum"):
+            sequences(tmp_path)
+        assert segment.read_bytes() == damaged
+    segment.with_name(log.SYNCED).unlink()  # as if it was not
+    assert sequences(tmp_path) == [1, 2]
+    assert segment.read_bytes() == whole[:start]
+
+
+def test_a_log_that_ends_before_what_was_acknowledged_is_refused(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    whole, (_, before_last, end) = segment.read_bytes(), record_ends(segment)
+    for cut in range(before_last):
+        segment.write_bytes(whole[:cut])
+        with pytest.raises(DamagedError, match="acknowledged|cut short") as refusal:
+            sequences(tmp_path)
+        assert str(segment) in str(refusal.value)
+        assert segment.read_bytes() == whole[:cut]
+    segment.unlink()
+    with pytest.raises(DamagedError, match="records 1 to 3 were acknowledged"):
+        sequences(tmp_path)
+    segment.write_bytes(whole[: end - 1])
+    assert sequences(tmp_path) == [1, 2]
+
+
+def test_what_is_not_known_to_be_acknowledged_may_be_cut(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    whole = segment.read_bytes()
+    synced = segment.with_name(log.SYNCED)
+    for content in (b"", bytes(12), None):
+        synced.unlink() if content is None else synced.write_bytes(content)
+        segment.write_bytes(whole[: SEGMENT_HEADER + 1])
+        assert sequences(tmp_path) == []
+
+
+def test_a_damaged_note_of_what_was_acknowledged_is_refused(tmp_path: Path) -> None:
+    synced = written(tmp_path).with_name(log.SYNCED)
+    whole = synced.read_bytes()
+    for content in [whole[:5], *(whole[:at] + b"!" + whole[at + 1 :] for at in range(len(whole)))]:
+        synced.write_bytes(content)
+        with pytest.raises(DamagedError, match="SYNCED is damaged"):
+            sequences(tmp_path)
+
+
+def test_the_log_of_another_is_refused(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    with pytest.raises(DamagedError, match="not its own") as refusal:
+        list(replay(tmp_path / "log", "another/1/0", 0))
+    assert str(segment) in str(refusal.value)
 
 
 def test_a_huge_length_is_not_believed(tmp_path: Path) -> None:
@@ -202,7 +262,7 @@ def test_an_older_incarnation_is_fenced(tmp_path: Path) -> None:
     with pytest.raises(FencedError):
         old.append([record(2)])
     new.append([record(2)])
-    assert [r.epoch for r in replay(tmp_path / "log", 0)] == [1, 2]
+    assert [r.epoch for r in replay(tmp_path / "log", OWNER, 0)] == [1, 2]
 
 
 def test_after_a_rotation_the_next_record_starts_a_segment(tmp_path: Path) -> None:
@@ -312,16 +372,16 @@ def test_a_reader_beside_the_writer_repairs_nothing(tmp_path: Path) -> None:
     whole, (*_, before_last, end) = segment.read_bytes(), record_ends(segment)
     for cut in range(before_last, end):
         segment.write_bytes(whole[:cut])
-        found = [r.sequence for r in replay(tmp_path / "log", 0, repair=False)]
+        found = [r.sequence for r in replay(tmp_path / "log", OWNER, 0, repair=False)]
         assert found == [1, 2]
         assert segment.read_bytes() == whole[:cut]
     segment.write_bytes(whole + bytes(100))
-    assert len(list(replay(tmp_path / "log", 0, repair=False))) == 3
+    assert len(list(replay(tmp_path / "log", OWNER, 0, repair=False))) == 3
     created = segment.with_name(f"{4:020}.log")
     for size in range(SEGMENT_HEADER):
         segment.write_bytes(whole)
-        created.write_bytes(b"PHLOG\0\1\0\4\0\0\0\0\0\0\0"[:size])
-        assert len(list(replay(tmp_path / "log", 0, repair=False))) == 3
+        created.write_bytes(segment.read_bytes()[:size])
+        assert len(list(replay(tmp_path / "log", OWNER, 0, repair=False))) == 3
         assert created.stat().st_size == size
     assert not log.broken_tails(tmp_path / "log")
 
@@ -332,7 +392,7 @@ def test_a_reader_beside_the_writer_refuses_damage(tmp_path: Path) -> None:
     damaged[SEGMENT_HEADER + 20] ^= 1
     segment.write_bytes(damaged)
     with pytest.raises(DamagedError, match="checksum"):
-        list(replay(tmp_path / "log", 0, repair=False))
+        list(replay(tmp_path / "log", OWNER, 0, repair=False))
     assert segment.read_bytes() == damaged
 
 
@@ -340,7 +400,7 @@ def test_records_keep_their_kind(tmp_path: Path) -> None:
     opened = open_log(tmp_path)
     kinds = [log.EVENTS, log.COMMANDS, log.COMMANDS, log.EVENTS, 7]
     opened.append([Record(n, 0, 1, n, b"x", kind) for n, kind in enumerate(kinds, 1)])
-    assert [found.kind for found in replay(tmp_path / "log", 0)] == kinds
+    assert [found.kind for found in replay(tmp_path / "log", OWNER, 0)] == kinds
 
 
 def test_a_failed_write_leaves_nothing_behind_and_heals(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator import checkpoint
+from aggregator.checkpoint import Folders, Frozen
 from aggregator.event import Event
 from aggregator.messages import (
     Applied,
@@ -324,7 +326,7 @@ def test_a_damaged_snapshot_is_made_up_for_by_a_log_that_is_still_whole(
         before = facts_of_state(shard._state)
         crash(shard)
         (manifest,) = manifests(tmp_path)
-        manifest.write_text(manifest.read_text().replace('"format":2', '"format":1'))
+        manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 2'))
         shard = Shard(settings, Clock())
         assert shard.recovered.startswith("0 events from the snapshot, 3 from the log")
         assert facts_of_state(shard._state) == before
@@ -444,3 +446,21 @@ def test_queries(tmp_path: Path) -> None:
         await shard.close()
 
     asyncio.run(run())
+
+
+def test_a_log_that_ends_before_what_was_stored_of_it_is_refused(tmp_path: Path) -> None:
+    """Its next records would have numbers that stored ones have."""
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        await send(shard, 1, watch("u", "m", 0, 20))
+        await send(shard, 2, watch("u", "m", 30, 50))
+        crash(shard)
+
+    asyncio.run(run())
+    folders = Folders.of(tmp_path / "shard-0000", 0, settings_of(tmp_path).owner)
+    checkpoint.archive(folders, Frozen(2, {}, {}))
+    (segment,) = log.segments(folders.log)
+    segment.write_bytes(segment.read_bytes()[:-1])
+    with pytest.raises(DamagedError, match="ends with record 1, and .* has later ones"):
+        Shard(settings_of(tmp_path), Clock())

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from persistence import snapshot
-from persistence.directory import DataDirectory
+from persistence.directory import DataDirectory, read_manifest
 from persistence.errors import (
     DamagedError,
     LockedError,
@@ -22,17 +22,18 @@ TABLES = {
     "numbers": pa.table({"n": [1, 2, 3]}),
     "empty": pa.table({"s": pa.array([], pa.string())}),
 }
+OWNER = "an id/1/0"
 RULES: dict[str, Any] = {"max_gap_ms": 60_000}
 
 
 def write(folder: Path, sequence: int) -> None:
-    snapshot.write(folder, sequence, TABLES, {"sequence": sequence})
+    snapshot.write(folder, OWNER, sequence, TABLES, {"sequence": sequence})
 
 
 def test_a_snapshot_comes_back(tmp_path: Path) -> None:
-    assert snapshot.load_newest(tmp_path) == (None, [])
+    assert snapshot.load_newest(tmp_path, OWNER) == (None, [])
     write(tmp_path, 7)
-    loaded, damage = snapshot.load_newest(tmp_path)
+    loaded, damage = snapshot.load_newest(tmp_path, OWNER)
     assert loaded is not None
     assert damage == []
     assert (loaded.sequence, loaded.extra) == (7, {"sequence": 7})
@@ -68,7 +69,7 @@ def test_one_that_stands_alone_has_nothing_beside_it(tmp_path: Path) -> None:
 def test_one_of_the_same_record_is_not_written_again(tmp_path: Path) -> None:
     write(tmp_path, 3)
     before = [path.stat().st_ino for path in sorted(tmp_path.rglob("*"))]
-    snapshot.write(tmp_path, 3, {}, {})
+    snapshot.write(tmp_path, OWNER, 3, {}, {})
     assert [path.stat().st_ino for path in sorted(tmp_path.rglob("*"))] == before
 
 
@@ -93,7 +94,7 @@ def test_a_full_disk_keeps_no_draft(
 def test_a_draft_is_not_a_snapshot(tmp_path: Path) -> None:
     write(tmp_path, 3)
     (tmp_path / f"{9:019}.tmp").mkdir()
-    loaded, _ = snapshot.load_newest(tmp_path)
+    loaded, _ = snapshot.load_newest(tmp_path, OWNER)
     assert loaded is not None
     assert loaded.sequence == 3
     write(tmp_path, 10)
@@ -121,11 +122,11 @@ def test_a_damaged_one_falls_back_or_is_refused(tmp_path: Path, victim: str, har
             case "remove":
                 path.unlink()
         if sequence == 10:
-            loaded, damage = snapshot.load_newest(tmp_path)
+            loaded, damage = snapshot.load_newest(tmp_path, OWNER)
             assert loaded is not None
             assert loaded.sequence == 3
             assert [error.path.parent.name for error in damage] == [f"{10:019}"]
-    loaded, damage = snapshot.load_newest(tmp_path)
+    loaded, damage = snapshot.load_newest(tmp_path, OWNER)
     assert loaded is None
     assert len(damage) == 2
 
@@ -134,7 +135,7 @@ def test_a_damaged_one_set_aside_does_not_push_out_a_whole_one(tmp_path: Path) -
     write(tmp_path, 3)
     write(tmp_path, 10)
     (tmp_path / f"{10:019}" / "numbers.parquet").write_bytes(b"")
-    _, damage = snapshot.load_newest(tmp_path)
+    _, damage = snapshot.load_newest(tmp_path, OWNER)
     snapshot.set_aside(tmp_path, damage)
     write(tmp_path, 10)
     assert snapshot.prune(tmp_path) == 3
@@ -143,31 +144,32 @@ def test_a_damaged_one_set_aside_does_not_push_out_a_whole_one(tmp_path: Path) -
         f"{10:019}",
         f"{10:019}.broken",
     ]
-    assert snapshot.load_newest(tmp_path)[1] == []
+    assert snapshot.load_newest(tmp_path, OWNER)[1] == []
     (tmp_path / f"{10:019}" / "numbers.parquet").write_bytes(b"")
-    snapshot.set_aside(tmp_path, snapshot.load_newest(tmp_path)[1])
-    assert snapshot.load_newest(tmp_path)[1] == []
+    snapshot.set_aside(tmp_path, snapshot.load_newest(tmp_path, OWNER)[1])
+    assert snapshot.load_newest(tmp_path, OWNER)[1] == []
 
 
 def test_a_snapshot_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     write(tmp_path, 3)
     manifest = tmp_path / f"{3:019}" / "MANIFEST.json"
-    newer = f'"format":{snapshot.FORMAT + 1}'
-    manifest.write_text(manifest.read_text().replace(f'"format":{snapshot.FORMAT}', newer))
+    newer = f'"format": {snapshot.FORMAT + 1}'
+    manifest.write_text(manifest.read_text().replace(f'"format": {snapshot.FORMAT}', newer))
     with pytest.raises(NewerFormatError):
-        snapshot.load_newest(tmp_path)
+        snapshot.load_newest(tmp_path, OWNER)
 
 
-def test_a_snapshot_of_format_1_counts_as_none(tmp_path: Path) -> None:
+def test_a_snapshot_of_an_older_format_counts_as_none(tmp_path: Path) -> None:
     write(tmp_path, 3)
     write(tmp_path, 10)
     for sequence, expected in ((10, 3), (3, None)):
         manifest = tmp_path / f"{sequence:019}" / "MANIFEST.json"
-        manifest.write_text(manifest.read_text().replace('"format":2', '"format":1'))
-        loaded, damage = snapshot.load_newest(tmp_path)
+        older = f'"format": {snapshot.FORMAT - 1}'
+        manifest.write_text(manifest.read_text().replace(f'"format": {snapshot.FORMAT}', older))
+        loaded, damage = snapshot.load_newest(tmp_path, OWNER)
         assert (loaded and loaded.sequence) == expected
         assert str(manifest) in str(damage[-1])
-        assert "format 1 is not read any more" in str(damage[-1])
+        assert f"format {snapshot.FORMAT - 1} is not read any more" in str(damage[-1])
 
 
 def test_a_directory_remembers_what_it_was_made_with(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: byte
 
 def test_a_lost_manifest_is_not_a_fresh_start(tmp_path: Path) -> None:
     made = DataDirectory.open(tmp_path, RULES)
-    made.shard_folder(0).mkdir()
+    (made.shard_folder(0) / "EPOCH").touch()
     made.close()
     (tmp_path / "MANIFEST.json").unlink()
     with pytest.raises(DamagedError, match="missing"):
@@ -219,3 +221,41 @@ def test_a_lost_manifest_is_not_a_fresh_start(tmp_path: Path) -> None:
     (tmp_path / "MANIFEST.json").write_text('{"format": 99}')
     with pytest.raises(NewerFormatError):
         DataDirectory.open(tmp_path, RULES)
+
+
+def test_a_directory_that_was_being_made_is_made_again(tmp_path: Path) -> None:
+    DataDirectory.open(tmp_path, RULES, 2).close()
+    (tmp_path / "MANIFEST.json").unlink()
+    DataDirectory.open(tmp_path, RULES, 2).close()
+
+
+def test_a_lost_shard_is_not_a_fresh_start(tmp_path: Path) -> None:
+    made = DataDirectory.open(tmp_path, RULES, 3)
+    made.close()
+    made.shard_folder(2).rmdir()
+    with pytest.raises(DamagedError, match="shard-0002 .* is missing"):
+        DataDirectory.open(tmp_path, RULES)
+
+
+def test_a_manifest_says_nothing_that_was_not_written(tmp_path: Path) -> None:
+    """A flipped digit would be another number of shards, or generation."""
+    made = DataDirectory.open(tmp_path, RULES, 2)
+    made.close()
+    path = tmp_path / "MANIFEST.json"
+    whole = path.read_bytes()
+    for offset in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[offset] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                assert read_manifest(tmp_path) == made.manifest  # a blank for another, say
+            except (DamagedError, NewerFormatError) as refusal:
+                assert str(path) in str(refusal)
+
+
+def test_a_snapshot_of_another_shard_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    loaded, damage = snapshot.load_newest(tmp_path, "an id/1/1")
+    assert loaded is None
+    assert OWNER in str(damage[0])

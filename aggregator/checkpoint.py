@@ -1,9 +1,8 @@
 """From log to snapshot and stored events: what makes the log short, and erasing final."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from aggregator import entries
 from aggregator.commands import Erase
-from aggregator.entries import Entry
+from aggregator.state import State
 from persistence import log, snapshot
 from persistence.erasure import Erasure
 from persistence.facts import one_chunk
@@ -84,6 +83,20 @@ class Frozen:
     skipped: dict[int, list[int]] = field(default_factory=dict)
     erasing: list[Erasing] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls,
+        state: State,
+        sequence: int,
+        received_ms: int,
+        producers: list[list[Any]],
+        skipped: dict[int, list[int]],
+        erasing: list[Erasing],
+    ) -> "Frozen":
+        """A copy of `state` and what belongs to it, after the record `sequence`."""
+        extra = {"received_ms": received_ms, "state": state.extra(), "producers": producers}
+        return cls(sequence, state.to_arrow(), extra, dict(skipped), list(erasing))
+
 
 def write(folders: Folders, frozen: Frozen) -> None:
     """Makes a snapshot of `frozen`, and drops what it and the store make superfluous.
@@ -128,8 +141,8 @@ def facts_between(
 
     With `user`, all of that user's are there, and some of others'.
     """
-    found = entries.read(folders.log, folders.owner, first - 1, repair=False, naming=user)
-    facts = entries.facts_of(_up_to(found, last), skipped)
+    found = entries.read(folders.log, folders.owner, first - 1, last, repair=False, naming=user)
+    facts = entries.facts_of(found, skipped)
     erased = erasure_of(erasing).hits(facts)
     return one_chunk(facts.filter(pa.array(~erased))) if erased.any() else facts
 
@@ -141,7 +154,3 @@ def tidy_up(folders: Folders, alone: bool) -> None:
     log.drop_before(folders.log, needed)
     if alone:
         log.drop_broken_tails(folders.log)
-
-
-def _up_to(found: Iterator[Entry], last: int) -> Iterator[Entry]:
-    return takewhile(lambda entry: entry.record.sequence <= last, found)

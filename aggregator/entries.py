@@ -53,20 +53,24 @@ def read(
     folder: Path,
     owner: str,
     after_sequence: int,
+    up_to: int | None = None,
     repair: bool = True,
     naming: str | None = None,
 ) -> Iterator[Entry]:
     """As `log.replay`; raises `DamagedError` also for records that cannot be decoded.
 
-    Records that cannot hold the name `naming` are passed over.
+    The record `up_to` is the last. Records that cannot hold the name `naming` are passed over.
     """
     for record in log.replay(folder, owner, after_sequence, repair):
-        if naming is not None and not _may_hold(record.payload, naming):
-            continue
-        try:
-            yield Entry(record, decode(record.kind, record.payload))
-        except (BatchError, msgspec.MsgspecError, ValueError) as error:
-            raise DamagedError(folder, 0, f"record {record.sequence}: {error}") from error
+        if up_to is not None and record.sequence > up_to:
+            return
+        if naming is None or _may_hold(record.payload, naming):
+            try:
+                yield Entry(record, decode(record.kind, record.payload))
+            except (BatchError, msgspec.MsgspecError, ValueError) as error:
+                raise DamagedError(folder, 0, f"record {record.sequence}: {error}") from error
+        if record.sequence == up_to:
+            return  # the segment after it is not read for nothing
 
 
 def _may_hold(payload: bytes | memoryview, name: str) -> bool:

@@ -19,17 +19,18 @@ from aggregator.checkpoint import Erasing, Folders
 from aggregator.fact_copy import FactCopy
 from aggregator.inspection import (
     ATTEMPTS,
+    NEVER_FOLD_DAYS,
     PAUSE_S,
     Tables,
     file_names,
     folded,
-    replayed,
     tail_after,
 )
 from aggregator.messages import Refused
-from aggregator.recovery import Recovered
+from aggregator.recovery import Recovered, replayed
 from aggregator.rules import Rules
 from aggregator.sockets import RunningShard
+from aggregator.state import State
 from aggregator.tables import tables_of
 from persistence import log, snapshot
 from persistence.errors import PersistenceError
@@ -201,7 +202,9 @@ def _follow(
 ) -> None:
     """Adds what `start` and the log after it come to."""
     try:
-        recovered = replayed(shard.folders, start, shard.rules, evidence.last)
+        recovered = replayed(
+            shard.folders, start, State(shard.rules, NEVER_FOLD_DAYS), evidence.last
+        )
         if not evidence.has_files:
             _take_rest(shard.folders, evidence, recovered, copy)
     except (FileNotFoundError, PersistenceError) as error:

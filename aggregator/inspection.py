@@ -5,9 +5,8 @@ removes files that were about to be read; then that shard is read again.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +14,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from aggregator import entries
 from aggregator.checkpoint import Erasing, Folders, facts_between
-from aggregator.entries import Entry
-from aggregator.recovery import Recovered, load, replay
+from aggregator.recovery import Recovered, replayed
 from aggregator.rules import DAY_HOURS, Rules
 from aggregator.state import State
 from aggregator.tables import tables_of
@@ -34,7 +31,7 @@ ATTEMPTS = 5
 #: Between these attempts, so that a checkpoint comes to its end.
 PAUSE_S = 0.2
 #: No hour is folded here that the server has not folded: its setting is not known.
-_NEVER_FOLD_DAYS = 1_000_000
+NEVER_FOLD_DAYS = 1_000_000
 
 ERASED_SCHEMA = pa.schema(
     {"shard": pa.int32(), "user": pa.string(), "slug": pa.string(), "sequence": pa.int64()}
@@ -136,7 +133,7 @@ def read_shard(
 
 def _read_shard(folders: Folders, shard: int, rules: Rules, up_to: int | None) -> ShardContent:
     newest = newest_snapshot(folders, up_to)
-    recovered = replayed(folders, newest, rules, up_to)
+    recovered = replayed(folders, newest, State(rules, NEVER_FOLD_DAYS), up_to)
     last = recovered.next_sequence - 1
     stored = [file for file in folders.store.files() if file.first <= last]
     return ShardContent(
@@ -160,17 +157,6 @@ def newest_snapshot(folders: Folders, up_to: int | None = None) -> Snapshot | No
         what = f"it is newer than record {up_to}, up to which was to be read"
         raise DamagedError(folders.snapshots / f"{newest.sequence:019}", 0, what)
     return newest
-
-
-def replayed(
-    folders: Folders, start: Snapshot | None, rules: Rules, up_to: int | None = None
-) -> Recovered:
-    """What a snapshot and the log after it add up to; exactly up to a record, if it is there."""
-    recovered = load(State(rules, _NEVER_FOLD_DAYS), start)
-    found = entries.read(folders.log, folders.owner, recovered.snapshot_sequence, repair=False)
-    for _ in replay(recovered, _up_to(found, up_to)):
-        pass
-    return recovered
 
 
 def tail_after(folders: Folders, stored: int, recovered: Recovered) -> pa.Table:
@@ -207,10 +193,6 @@ def file_names(folders: Folders) -> set[Path]:
     store = folders.store
     stored = store.folder.glob(f"*/shard-{store.shard:04}-*.parquet")
     return {*stored, *folders.snapshots.glob("*"), *log.segments(folders.log)}
-
-
-def _up_to(found: Iterator[Entry], last: int | None) -> Iterator[Entry]:
-    return takewhile(lambda entry: last is None or entry.record.sequence <= last, found)
 
 
 # Joining

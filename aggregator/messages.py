@@ -312,6 +312,8 @@ class ShardStats(msgspec.Struct, frozen=True):
     erasing_since_ms: int | None
     writable: bool
     movie_hashes: bytes
+    #: Why it is not writable.
+    refusal: str = ""
 
 
 def encode_events(producer: int, sequence: int, batch: bytes) -> bytes:

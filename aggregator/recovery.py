@@ -137,6 +137,22 @@ def load(state: State, newest: Snapshot | None) -> Recovered:
     return recovered
 
 
+def replayed(
+    folders: Folders, start: Snapshot | None, state: State, up_to: int | None = None
+) -> Recovered:
+    """What a snapshot and the log after it add up to; exactly up to a record, if it is there.
+
+    Nothing is repaired, as a writer may be at work.
+    """
+    recovered = load(state, start)
+    after = recovered.snapshot_sequence
+    for _ in replay(
+        recovered, entries.read(folders.log, folders.owner, after, up_to, repair=False)
+    ):
+        pass
+    return recovered
+
+
 def replay(recovered: Recovered, found: Iterable[Entry]) -> Iterator[int]:
     """Applies entries; yields the last sequence after each chunk."""
     for chunk in _chunks(found):

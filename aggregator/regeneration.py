@@ -26,9 +26,10 @@ from aggregator.commands import (
     UnmarkCompleted,
 )
 from aggregator.groups import lengths_of, starts_of
-from aggregator.inspection import newest_snapshot, replayed, tail_after
+from aggregator.inspection import NEVER_FOLD_DAYS, newest_snapshot, tail_after
 from aggregator.names import RETIRED
 from aggregator.recent import RecentHashes
+from aggregator.recovery import replayed
 from aggregator.router import shard_of
 from aggregator.rules import Rules
 from aggregator.state import State
@@ -110,17 +111,12 @@ class _NewShard:
         """Stores the rest, a snapshot, and the beginning of a log."""
         self._store()
         self._state.recent.load_arrow(recent, young_since_ms)
-        extra = {
-            "received_ms": self._received_ms,
-            "state": self._state.extra(),
-            "producers": [],
-        }
         epoch = Epoch(self._folder)
         folders = self._folders
         Log(folders.log, folders.owner, epoch, self._sequence + 1, segment_bytes=1).close()
         epoch.close()
-        tables = self._state.to_arrow()
-        checkpoint.write(self._folders, Frozen(self._sequence, tables, extra))
+        frozen = Frozen.of(self._state, self._sequence, self._received_ms, [], {}, [])
+        checkpoint.write(folders, frozen)
 
     def _store(self) -> None:
         if self._waiting:
@@ -166,8 +162,8 @@ def _read_old(directory: DataDirectory, number: int) -> _OldShard:
     folder = directory.shard_folder(number)
     FolderLock(folder, LOCK_WAIT_S).release()  # a server that was killed may have left a shard
     folders = Folders.of(folder, number, directory.manifest.owner(number))
-    rules = Rules(**directory.manifest.rules)
-    recovered = replayed(folders, newest_snapshot(folders), rules)
+    state = State(Rules(**directory.manifest.rules), NEVER_FOLD_DAYS)
+    recovered = replayed(folders, newest_snapshot(folders), state)
     tail = tail_after(folders, folders.store.archived_sequence(), recovered)
     erasure = erasure_of(recovered.erasing)
     return _OldShard(folders.store, tail, erasure, recovered.state.recent)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from aggregator import checkpoint, entries
 from aggregator.answers import View
 from aggregator.changes import carry_out
 from aggregator.checkpoint import Folders, Frozen, erases_in
+from aggregator.checkpointer import Checkpointer, Order
 from aggregator.commands import Command
 from aggregator.export import export
 from aggregator.file_access import FileAccess
@@ -62,7 +63,7 @@ from aggregator.recovery import recover
 from aggregator.rules import WATCHING_NOW_MS, Rules
 from aggregator.state import State
 from aggregator.tables import tables_of
-from persistence import log
+from persistence import log, snapshot
 from persistence.batch import Batch, BatchError
 from persistence.epoch import Epoch
 from persistence.errors import NotWritableError, PersistenceError
@@ -77,6 +78,8 @@ LOCK_WAIT_S = 10.0
 CHECKPOINT_RETRY_S = 30.0
 #: The longest that a reader of files may have checkpoints wait; erases wait with them.
 HOLD_S_MAX = 60.0
+#: An fdatasync that takes longer is worth a warning.
+SLOW_SYNC_S = 1.0
 #: Of all tables of the state, compressed, in one reply; half of what a message may have.
 TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
@@ -95,7 +98,8 @@ class ShardSettings:
     owner: str
     rules: Rules
     hours_kept_days: int
-    snapshot_events: int
+    #: So many bytes of log after a snapshot, or as many as that has, make another due.
+    snapshot_log_bytes: int
     snapshot_interval_s: float
     segment_bytes: int
     #: How long an erase may wait for others, to be made final together with them.
@@ -148,7 +152,8 @@ class Shard:
         self._snapshot_ms = recovered.snapshot_ms
         self._applied_sequence = recovered.next_sequence - 1
         self._skipped, self._erasing = recovered.skipped, recovered.erasing
-        self._events_since_snapshot = recovered.replayed
+        self._log_bytes = log.bytes_after(self._folders.log, recovered.snapshot_sequence)
+        self._snapshot_bytes = snapshot.newest_bytes(self._folders.snapshots)
         self._checkpointed_s = time.monotonic()
         #: When to try again after a checkpoint that failed.
         self._retry_at_s: float | None = None
@@ -157,9 +162,11 @@ class Shard:
         self._wake = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
+        self._checkpointer: Checkpointer | None = None
         self._files = FileAccess()
         self._disk = ThreadPoolExecutor(1, "log")
-        self._writable = True
+        #: Why nothing can be written, if so.
+        self._refusal = ""
         self._stored_damage = ""
         self._rate = Rate()
         self._movie_hashes = np.empty(0, np.uint64)
@@ -186,6 +193,8 @@ class Shard:
             await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
         if self._committer is not None:
             self._committer.cancel()
+        if self._checkpointer is not None:
+            self._checkpointer.kill()
         if self._checkpointing is not None:
             await self._checkpointing
         if self._applied_sequence > self._snapshot_sequence:
@@ -231,8 +240,10 @@ class Shard:
             try:
                 if group:
                     await self._commit(group)
-                if self._checkpoint_due_in_s() == 0 and (frozen := await self._freeze()):
-                    self._checkpointing = asyncio.create_task(self._write_checkpoint(frozen))
+                if self._checkpoint_due_in_s() == 0 and await self._end_segment():
+                    moment = self._applied_sequence, self._received_ms
+                    making = self._make_checkpoint(*moment, self._write_beside(moment[0]))
+                    self._checkpointing = asyncio.create_task(making)
             except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
                 self._give_up(error)
 
@@ -258,20 +269,23 @@ class Shard:
             for index, append in enumerate(group)
         ]
         loop = asyncio.get_running_loop()
+        slow = loop.call_later(SLOW_SYNC_S, self._warn_of_slow_disk)
         try:
             await loop.run_in_executor(self._disk, self._log.append, records)
         except NotWritableError as error:
-            if self._writable:
+            if not self._refusal:
                 _logger.error("shard %d takes no events: %s", self._settings.number, error)
-            self._writable = False
+            self._refusal = str(error)
             for append in group:
                 self._answer(append, Refused(str(error)))
             return
-        self._writable = True
+        finally:
+            slow.cancel()
+        self._refusal = ""
         for append, record in zip(group, records, strict=True):
             reply = self._apply(append.content, record)
             self._producers.remember(append.producer, append.sequence, reply)
-            self._events_since_snapshot += len(append.content)
+            self._log_bytes += len(append.encoded)
             self._answer(append, reply)
         # The log runs ahead of the state while a group is on its way to the disk.
         self._applied_sequence = records[-1].sequence
@@ -296,6 +310,12 @@ class Shard:
         del self._in_flight[append.producer, append.sequence]
         append.reply.set_result(reply)
 
+    def _warn_of_slow_disk(self) -> None:
+        _logger.warning(
+            "shard %d: fdatasync of %s takes longer than %.0f s; what it gets meanwhile waits",
+            self._settings.number, self._folders.log, SLOW_SYNC_S,
+        )  # fmt: skip
+
     def _give_up(self, error: Exception) -> NoReturn:
         _logger.critical("shard %d ends: %s", self._settings.number, error)
         logging.shutdown()
@@ -305,8 +325,16 @@ class Shard:
 
     async def checkpoint(self) -> None:
         """Makes one now, while nothing is committed; one that fails is tried again later."""
-        if frozen := await self._freeze():
-            await self._write_checkpoint(frozen)
+        if await self._end_segment():
+            frozen = Frozen.of(
+                self._state,
+                self._applied_sequence,
+                self._received_ms,
+                self._producers.dump(),
+                self._skipped,
+                self._erasing,
+            )
+            await self._make_checkpoint(frozen.sequence, self._received_ms, self._write(frozen))
 
     def _checkpoint_due_in_s(self) -> float | None:
         """0 when one is due, None when none will be before something changes."""
@@ -314,7 +342,7 @@ class Shard:
             return None
         if self._retry_at_s is not None:
             return max(self._retry_at_s - time.monotonic(), 0)
-        if self._events_since_snapshot >= self._settings.snapshot_events:
+        if self._log_bytes >= max(self._settings.snapshot_log_bytes, self._snapshot_bytes):
             return 0
         waits = []
         if self._applied_sequence > self._snapshot_sequence:
@@ -323,44 +351,56 @@ class Shard:
             waits.append(self._checkpointed_s + self._settings.erase_delay_s)
         return max(min(waits) - time.monotonic(), 0) if waits else None
 
-    async def _freeze(self) -> Frozen | None:
-        """A copy of the state, at the end of a log segment; call it between commits.
-
-        None if there is no room for another segment.
-        """
+    async def _end_segment(self) -> bool:
+        """Has a log segment end here, between commits; False if there is no room for another."""
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._disk, self._log.rotate)
         except NotWritableError as error:
             self._postpone_checkpoint(error)
-            return None
-        self._events_since_snapshot = 0
-        return Frozen(
-            self._applied_sequence,
-            self._state.to_arrow(),
-            {
-                "received_ms": self._received_ms,
-                "state": self._state.extra(),
-                "producers": self._producers.dump(),
-            },
-            dict(self._skipped),
-            list(self._erasing),
-        )
+            return False
+        self._log_bytes = 0
+        return True
 
-    async def _write_checkpoint(self, frozen: Frozen) -> None:
-        """Writes in a thread, while appends go on."""
-        async with self._files.changing():
-            try:
-                await asyncio.to_thread(checkpoint.write, self._folders, frozen)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
-                self._postpone_checkpoint(error)
-                return
-        self._snapshot_sequence = frozen.sequence
-        self._snapshot_ms = frozen.extra["received_ms"]
+    async def _make_checkpoint(
+        self, sequence: int, received_ms: int, writing: Awaitable[None]
+    ) -> None:
+        """Up to the record `sequence`; one that fails is tried again later."""
+        try:
+            await writing
+        except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
+            self._postpone_checkpoint(error)
+            return
+        self._snapshot_sequence, self._snapshot_ms = sequence, received_ms
+        self._snapshot_bytes = snapshot.newest_bytes(self._folders.snapshots)
         self._checkpointed_s, self._retry_at_s = time.monotonic(), None
-        self._skipped = {s: i for s, i in self._skipped.items() if s > frozen.sequence}
-        self._erasing = [each for each in self._erasing if each.sequence >= frozen.sequence]
+        self._skipped = {s: i for s, i in self._skipped.items() if s > sequence}
+        self._erasing = [each for each in self._erasing if each.sequence >= sequence]
         self._wake.set()
+
+    async def _write(self, frozen: Frozen) -> None:
+        async with self._files.changing():
+            await asyncio.to_thread(checkpoint.write, self._folders, frozen)
+
+    async def _write_beside(self, sequence: int) -> None:
+        """In a process of its own, while frames are handled here."""
+        settings = self._settings
+        order = Order(
+            str(settings.folder),
+            settings.number,
+            settings.owner,
+            settings.rules,
+            settings.hours_kept_days,
+            sequence,
+        )
+        self._checkpointer = Checkpointer.start(order, self._lock.descriptor)
+        try:
+            await asyncio.to_thread(self._checkpointer.prepare)
+            async with self._files.changing():
+                await asyncio.to_thread(self._checkpointer.write)
+        finally:
+            self._checkpointer.kill()
+            self._checkpointer = None
 
     def _postpone_checkpoint(self, error: Exception) -> None:
         is_known = isinstance(error, OSError | PersistenceError)
@@ -430,8 +470,9 @@ class Shard:
 
     def _is_writable(self) -> bool:
         """After a failure, whether there is room again: nothing may be sent until that is said."""
-        self._writable = self._writable or self._log.has_room()
-        return self._writable
+        if self._refusal and self._log.has_room():
+            self._refusal = ""
+        return not self._refusal
 
     def _stored(self) -> tuple[int, int, int] | None:
         """Of stored events: the last record, how many, and bytes; None where files are damaged."""
@@ -484,5 +525,6 @@ class Shard:
             erasing=len(self._erasing),
             erasing_since_ms=min((each.received_ms for each in self._erasing), default=None),
             writable=self._is_writable(),
+            refusal=self._refusal,
             movie_hashes=hashes.tobytes(),
         )

@@ -73,8 +73,10 @@ class Settings(BaseSettings):
         "",
         description="Origins of web pages whose players may call, by commas; * for all.",
     )
-    snapshot_events: int = Field(
-        2_000_000, ge=1, description="A shard writes a snapshot after this many events."
+    snapshot_log_bytes: int = Field(
+        128 << 20,
+        ge=1 << 12,
+        description="A shard writes a snapshot after so many bytes of log, or as many as its last.",
     )
     snapshot_interval_s: float = Field(
         600.0, gt=0, description="A shard that changed writes a snapshot after this long."

@@ -55,5 +55,10 @@ class FolderLock:
                     raise LockedError(path) from None
                 time.sleep(0.05)
 
+    @property
+    def descriptor(self) -> int:
+        """A process that inherits it holds the lock too, until it ends."""
+        return self._descriptor
+
     def release(self) -> None:
         os.close(self._descriptor)

@@ -217,6 +217,11 @@ def sizes(folder: Path) -> list[int]:
     return found
 
 
+def bytes_after(folder: Path, sequence: int) -> int:
+    """Those of the segments whose records all come after `sequence`."""
+    return sum(path.stat().st_size for path in segments(folder) if int(path.stem) > sequence)
+
+
 def drop_before(folder: Path, sequence: int) -> None:
     """Removes the segments whose records all come before `sequence`, oldest first."""
     paths = segments(folder)

@@ -134,6 +134,12 @@ def complete(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.name.isdigit()), reverse=True)
 
 
+def newest_bytes(folder: Path) -> int:
+    """The size of the newest snapshot, 0 if there is none."""
+    newest = next(iter(complete(folder)), None)
+    return 0 if newest is None else sum(path.stat().st_size for path in newest.iterdir())
+
+
 def _write_draft(
     draft: Path,
     owner: str,

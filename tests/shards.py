@@ -59,7 +59,7 @@ def settings_of(folder: Path, number: int = 0, **changes: Any) -> ShardSettings:
     defaults: dict[str, Any] = {
         "rules": Rules(),
         "hours_kept_days": 35,
-        "snapshot_events": 1_000_000,
+        "snapshot_log_bytes": 1 << 30,
         "snapshot_interval_s": 3600.0,
         "erase_delay_s": 3600.0,
         "segment_bytes": 1 << 20,
@@ -71,8 +71,10 @@ def settings_of(folder: Path, number: int = 0, **changes: Any) -> ShardSettings:
 def crash(shard: Shard) -> None:
     """Lets go of the folder as a killed process does: nothing is flushed or written.
 
-    Only a checkpoint that is being written goes on: its thread cannot be ended.
+    Only a checkpoint that is written in a thread goes on: that cannot be ended.
     """
+    if shard._checkpointer is not None:
+        shard._checkpointer.kill()
     if shard._committer is not None and not shard._committer.done():
         shard._committer.cancel()
     shard._disk.shutdown()

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from aggregator import checkpoint
 from aggregator import shard as shard_module
 from aggregator.commands import (
     Command,
@@ -480,15 +479,15 @@ def test_a_damaged_snapshot_goes_with_what_was_erased(tmp_path: Path) -> None:
 def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[float]:
     """Has the next checkpoint fail; returns when each was tried, as it goes on."""
     tried: list[float] = []
-    real = checkpoint.write
+    real = Shard._write_beside
 
-    def write(*arguments: Any) -> None:
+    async def write(shard: Shard, sequence: int) -> None:
         tried.append(time.monotonic())
         if len(tried) == 1:
             raise error
-        real(*arguments)
+        await real(shard, sequence)
 
-    monkeypatch.setattr(checkpoint, "write", write)
+    monkeypatch.setattr(Shard, "_write_beside", write)
     return tried
 
 
@@ -511,7 +510,7 @@ def test_a_checkpoint_that_failed_is_tried_again_with_nothing_sent(
     monkeypatch.setattr(shard_module, "CHECKPOINT_RETRY_S", 0.2)
 
     async def run() -> None:
-        shard = open_shard(tmp_path, snapshot_events=2)
+        shard = open_shard(tmp_path, snapshot_log_bytes=100)
         await send(shard, 1, [Event(GONE, "m", 1.0)])
         await order(shard, 1, Erase(GONE))
         await poll(shard, lambda: is_final(shard))
@@ -537,7 +536,7 @@ def test_a_full_disk_does_not_keep_the_shard_busy(
         raise NotWritableError("no space left")
 
     async def run() -> None:
-        shard = open_shard(tmp_path, snapshot_events=1)
+        shard = open_shard(tmp_path, snapshot_log_bytes=1)
         with monkeypatch.context() as patch:
             patch.setattr(log.Log, "rotate", fail)
             for sequence in range(1, 4):

@@ -158,7 +158,7 @@ def test_a_log_that_ends_before_what_was_acknowledged_is_refused(tmp_path: Path)
     whole, (_, before_last, end) = segment.read_bytes(), record_ends(segment)
     for cut in range(before_last):
         segment.write_bytes(whole[:cut])
-        with pytest.raises(DamagedError, match="acknowledged|cut short") as refusal:
+        with pytest.raises(DamagedError, match=r"acknowledged|cut short") as refusal:
             sequences(tmp_path)
         assert str(segment) in str(refusal.value)
         assert segment.read_bytes() == whole[:cut]

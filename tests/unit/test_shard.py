@@ -194,7 +194,7 @@ def test_a_full_disk_is_refused_and_heals(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
     async def run() -> None:
-        settings = settings_of(tmp_path, snapshot_events=50)
+        settings = settings_of(tmp_path, snapshot_log_bytes=2_000)
         shard = Shard(settings, Clock())
         for sequence in range(1, 41):
             await send(shard, sequence, watch("u", "m", sequence * 10, sequence * 10 + 50))
@@ -462,5 +462,5 @@ def test_a_log_that_ends_before_what_was_stored_of_it_is_refused(tmp_path: Path)
     checkpoint.archive(folders, Frozen(2, {}, {}))
     (segment,) = log.segments(folders.log)
     segment.write_bytes(segment.read_bytes()[:-1])
-    with pytest.raises(DamagedError, match="ends with record 1, and .* has later ones"):
+    with pytest.raises(DamagedError, match=r"ends with record 1, and .* has later ones"):
         Shard(settings_of(tmp_path), Clock())

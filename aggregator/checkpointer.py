@@ -1,0 +1,171 @@
+"""A checkpoint made by a process of its own, beside the shard that goes on meanwhile.
+
+The snapshot before and the log up to the end of a segment say all that the shard knew
+at that moment. So the shard neither copies its state nor shares its interpreter with
+the one that writes it, which has a lower priority and ends with the shard.
+
+    shard                                 process
+    Order                          ──▶    loads the newest snapshot, replays the log after it
+                                   ◀──    Report: ready to write
+    an empty line, when no one
+    reads the files                ──▶    writes the checkpoint
+                                   ◀──    Report: written
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import psutil
+
+from aggregator import checkpoint
+from aggregator.checkpoint import Folders, Frozen
+from aggregator.recovery import replayed
+from aggregator.rules import Rules
+from aggregator.state import State
+from persistence import snapshot
+from persistence.errors import PersistenceError
+
+#: Serving comes first, and yet the log does not grow for ever on a busy machine.
+NICENESS = 10
+#: From <sys/prctl.h>: the signal that this process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+
+class CheckpointError(PersistenceError):
+    """No checkpoint was made; the log has everything."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The checkpoint that is wanted: of a shard, up to a record that ends a segment."""
+
+    folder: str
+    shard: int
+    owner: str
+    rules: Rules
+    hours_kept_days: int
+    sequence: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """How a step ended; `failure` says why not well."""
+
+    failure: str | None = None
+
+
+@dataclass(slots=True)
+class Checkpointer:
+    """The shard's end. Call `prepare`, then `write`, from a thread; `kill` at any moment."""
+
+    _process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, order: Order, lock: int) -> "Checkpointer":
+        """`lock` is the descriptor of the shard's lock: no other has the folder meanwhile."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aggregator.checkpointer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[lock],
+        )
+        started = cls(process)
+        started._send(msgspec.json.encode(order))
+        return started
+
+    def prepare(self) -> None:
+        """Has the state of the moment made anew. Raises `CheckpointError`."""
+        self._receive()
+
+    def write(self) -> None:
+        """Raises `CheckpointError`."""
+        self._send(b"")
+        self._receive()
+
+    def kill(self) -> None:
+        """Ends it if it has not ended; a checkpoint cut short is as good as none."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # `_receive` finds out how it ended
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+
+    def _receive(self) -> None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise CheckpointError(f"its process ended with code {self._process.wait()}")
+        report = msgspec.json.decode(line, type=Report)
+        if report.failure is not None:
+            raise CheckpointError(report.failure)
+
+
+def main() -> None:
+    """The process: an `Order` and a go-ahead come in, two `Report`s go out."""
+    _follow_the_parent()
+    _yield_to_others()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    orders, reports = sys.stdin.buffer, sys.stdout.buffer
+    order = msgspec.json.decode(orders.readline(), type=Order)
+    try:
+        folders = Folders.of(Path(order.folder), order.shard, order.owner)
+        frozen = _frozen(folders, order)
+        _send(reports, Report())
+        if orders.readline():
+            checkpoint.write(folders, frozen)
+            _send(reports, Report())
+    except (OSError, PersistenceError) as error:
+        _send(reports, Report(str(error)))
+
+
+def _frozen(folders: Folders, order: Order) -> Frozen:
+    newest, _ = snapshot.load_newest(folders.snapshots, folders.owner)
+    state = State(order.rules, order.hours_kept_days)
+    recovered = replayed(folders, newest, state, order.sequence)
+    if recovered.next_sequence != order.sequence + 1:
+        raise CheckpointError(f"{folders.log} ends before record {order.sequence}")
+    return Frozen.of(
+        state,
+        order.sequence,
+        recovered.received_ms,
+        recovered.producers.dump(),
+        recovered.skipped,
+        recovered.erasing,
+    )
+
+
+def _send(reports: IO[bytes], report: Report) -> None:
+    reports.write(msgspec.json.encode(report) + b"\n")
+    reports.flush()
+
+
+def _follow_the_parent() -> None:
+    """Ends this process with its parent, however that ends: the next one needs the folder."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit()
+
+
+def _yield_to_others() -> None:
+    os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_BE, 7)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,25 +8,22 @@ machines are shared and noisy. Needs wrk (https://github.com/wg/wrk).
 import contextlib
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import requests
 from cyclopts import Parameter, run
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.server import running
+
 FOLDER = Path(__file__).parent
-START_TIMEOUT_S = 60
 #: Not measured: caches fill, wrk's connections open.
 WARM_UP_S = 2
 
@@ -65,8 +62,10 @@ def throughput(
     with contextlib.ExitStack() as stack:
         data = stack.enter_context(tempfile.TemporaryDirectory(prefix="playhead-bench-"))
         urls = {
-            "ceiling": stack.enter_context(_running("benchmarks.ceiling")),
-            "playhead": stack.enter_context(_running("api", "serve", "--data-dir", data, "--port")),
+            "ceiling": stack.enter_context(running("benchmarks.ceiling"))[0],
+            "playhead": stack.enter_context(running("api", "serve", "--data-dir", data, "--port"))[
+                0
+            ],
         }
         for url in urls.values():
             _wrk(url, 64, WARM_UP_S)
@@ -100,33 +99,6 @@ def _wrk(url: str, connections: int, seconds: int) -> str:
 def _milliseconds(latency: tuple[str, str]) -> float:
     number, unit = latency
     return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
-
-
-@contextlib.contextmanager
-def _running(module: str, *arguments: str) -> Iterator[str]:
-    """A server on a free port of the loopback interface, which is its last argument."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", module, *arguments, port]
-    with subprocess.Popen(  # noqa: S603
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
-        url = f"http://127.0.0.1:{port}"
-        try:
-            _wait_until_ready(url)
-            yield url
-        finally:
-            process.terminate()
-
-
-def _wait_until_ready(url: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(requests.ConnectionError):
-            if requests.get(f"{url}/readyz", timeout=5).ok:
-                return
-        time.sleep(0.1)
-    sys.exit(f"throughput: {url} was not ready within {START_TIMEOUT_S} s")
 
 
 def _report(measured: list[Measurement], connections: list[int]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import ray
 
-from aggregator import wire
+from aggregator import lifeline, wire
 from aggregator.messages import Refused
 from aggregator.shard import Shard, ShardSettings
 from aggregator.sockets import socket_path
@@ -38,6 +38,7 @@ class ShardActor:
 
     def __init__(self, settings: ShardSettings, socket_folder: str, log_level: int) -> None:
         """Recovers the shard. One that cannot says why, and tries again when it is asked."""
+        lifeline.hold(Path(socket_folder))  # before it takes the lock that the next one needs
         logging.basicConfig(level=log_level, format="%(levelname)s %(message)s")
         self._settings = settings
         self._socket = socket_path(Path(socket_folder), settings.number)
@@ -56,6 +57,9 @@ class ShardActor:
             return _encoder.encode(Refused(self._failure or "the shard has been closed"))
         try:
             return await self._shard.handle(frame)
+        except OSError as error:
+            _logger.error("shard %d cannot handle a frame: %s", self._settings.number, error)
+            return _encoder.encode(Refused(f"cannot read its files: {error.strerror}"))
         except Exception as error:
             _logger.exception("shard %d cannot handle a frame", self._settings.number)
             return _encoder.encode(Refused(f"a fault of playhead's own: {error!r}"))
@@ -94,6 +98,9 @@ class ShardActor:
             self._shard, self._failure = Shard(self._settings), None
         except PersistenceError as error:
             self._fail(str(error))
+        except OSError as error:
+            where = error.filename or self._settings.folder
+            self._fail(f"cannot recover: {error.strerror} ({where})")
         except Exception as error:
             _logger.exception("shard %d cannot recover", self._settings.number)
             self._fail(repr(error))

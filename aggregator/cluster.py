@@ -4,20 +4,26 @@ The server's main process starts Ray and the shard actors and owns both: they en
 with it. Its HTTP workers join by address and find the actors by name.
 """
 
+import asyncio
 import contextlib
 import logging
+import os
+import select
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aggregator import sockets
+from aggregator import lifeline, sockets
 from aggregator.actor import Description, ShardActor
 from aggregator.link import node_id
 from aggregator.shard import ShardSettings
@@ -30,6 +36,19 @@ OBJECT_STORE_BYTES = 100 << 20
 REACH_TIMEOUT_S = 5.0
 #: At most this long for a shard's last snapshot when the server stops.
 CLOSE_TIMEOUT_S = 5.0
+#: Of Ray's processes, those without which no shard that died is started again.
+HEAD = ("gcs_server", "raylet")
+#: Between looks at whether they live while the shards start.
+LOOK_EVERY_S = 1.0
+#: For Ray's processes to be gone once they are killed.
+KILLED_TIMEOUT_S = 5.0
+
+
+class HeadLostError(Exception):
+    """A process of Ray's ended on which all else depends."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Ray's {name} has ended")
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -48,14 +67,23 @@ class Cluster:
         if address is not None:
             _check_reachable(address)
         self._runtime_folder, self._runtime_lock = _make_runtime_folder(namespace)
+        self._lifeline: int | None = lifeline.create(self._runtime_folder)
         self._actors: list[Any] = []
         self._namespace = namespace
-        _init(
-            address=address or "local",
-            namespace=namespace,
-            log_to_driver=True,  # what shards have to say belongs in the server's log
-            **({} if address else self._local_options()),
-        )
+        #: Names by descriptors that become readable when the process ends.
+        self._head: dict[int, str] = {}
+        try:
+            _init_undisturbed(
+                address=address or "local",
+                namespace=namespace,
+                log_to_driver=True,  # what shards have to say belongs in the server's log
+                **({} if address else self._local_options()),
+            )
+        except BaseException:
+            self.stop()
+            raise
+        if address is None:
+            self._head = _open_head()
 
     def _local_options(self) -> dict[str, Any]:
         return {
@@ -68,7 +96,7 @@ class Cluster:
     def start_shards(self, shards: Sequence[ShardSettings]) -> list[Description]:
         """Places an actor a shard on this node, where the data is; returns when all have recovered.
 
-        A shard whose data cannot be trusted is there and says so.
+        A shard whose data cannot be trusted is there and says so. Raises `HeadLostError`.
         """
         options = {
             "namespace": self._namespace,
@@ -86,27 +114,78 @@ class Cluster:
             )
             for shard in shards
         ]
-        encoded = ray.get([actor.describe.remote() for actor in self._actors])
-        return [msgspec.msgpack.decode(one, type=Description) for one in encoded]
+        described = [actor.describe.remote() for actor in self._actors]
+        waiting = described
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=LOOK_EVERY_S)
+            if (name := self._lost_head()) is not None:
+                raise HeadLostError(name)
+        return [msgspec.msgpack.decode(one, type=Description) for one in ray.get(described)]
 
     def membership(self) -> Membership:
         address = ray.get_runtime_context().gcs_address
         return Membership(address, self._namespace, len(self._actors))
 
+    async def head_lost(self) -> str:
+        """Returns when a process of a Ray of our own has ended that it needs; the name of it."""
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[str] = loop.create_future()
+
+        def tell(name: str) -> None:
+            if not lost.done():
+                lost.set_result(name)
+
+        for descriptor, name in self._head.items():
+            loop.add_reader(descriptor, tell, name)
+        try:
+            return await lost
+        finally:
+            for descriptor in self._head:
+                loop.remove_reader(descriptor)
+
     def stop(self) -> None:
         """Closes the shards, each with a last snapshot, and Ray if it was started here."""
-        closing = [actor.close.remote() for actor in self._actors]
-        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
+        if self._lost_head() is not None:
+            self.abandon()
+            return
+        if self._actors:
+            closing = [actor.close.remote() for actor in self._actors]
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_TIMEOUT_S)
         for actor in self._actors:
             ray.kill(actor)
         ray.shutdown()
+        self._end_lifeline()
         shutil.rmtree(self._runtime_folder, ignore_errors=True)
         self._runtime_lock.release()
+
+    def abandon(self) -> None:
+        """Ends the shards and a Ray that has lost its head, which would take minutes to stop."""
+        self._end_lifeline()
+        server = psutil.Process()
+        children = server.children()
+        for process in server.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(children, KILLED_TIMEOUT_S)  # what is below them, init waits for
+        shutil.rmtree(self._runtime_folder, ignore_errors=True)
+
+    def _end_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    def _lost_head(self) -> str | None:
+        poll = select.poll()
+        for descriptor in self._head:
+            poll.register(descriptor, select.POLLIN)
+        return next((self._head[descriptor] for descriptor, _ in poll.poll(0)), None)
 
 
 def join(membership: Membership) -> list[Any]:
     """Joins the cluster from another process and returns the shards' actors, by number."""
-    _init(address=membership.address, namespace=membership.namespace, log_to_driver=False)
+    _init_undisturbed(
+        address=membership.address, namespace=membership.namespace, log_to_driver=False
+    )
     return [
         ray.get_actor(actor_name(shard), membership.namespace) for shard in range(membership.shards)
     ]
@@ -138,6 +217,36 @@ def _check_reachable(address: str) -> None:
 
 def actor_name(shard: int) -> str:
     return f"shard-{shard:04}"
+
+
+def _open_head() -> dict[int, str]:
+    return {
+        os.pidfd_open(child.pid): child.name()
+        for child in psutil.Process().children()
+        if child.name() in HEAD
+    }
+
+
+def _init_undisturbed(**options: Any) -> None:
+    """Not in the main thread: a signal's exception within Ray would abort the process."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that it leaves SIGTERM alone
+    done: Future[None] = Future()
+
+    def initialize() -> None:
+        try:
+            _init(**options)
+        except BaseException as error:  # noqa: BLE001 - the main thread gets it
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+        threading.Event().wait()  # Ray's processes end with the thread that started them
+
+    threading.Thread(target=initialize, name="ray", daemon=True).start()
+    try:
+        done.result()
+    except KeyboardInterrupt:
+        wait([done])  # what has begun can be stopped only when it is complete
+        raise
 
 
 def _init(**options: Any) -> None:

@@ -32,9 +32,10 @@ async def healthz(_: Request) -> HTTPResponse:
     problems=(503,),
 )
 async def readyz(request: Request) -> HTTPResponse:
-    full = [stats.shard for stats in await router(request).stats() if not stats.writable]
-    if full:
-        raise unavailable(f"shard {', '.join(map(str, full))} cannot write: see the log")
+    failing = [stats for stats in await router(request).stats() if not stats.writable]
+    if failing:
+        reasons = (f"shard {stats.shard} cannot write: {stats.refusal}" for stats in failing)
+        raise unavailable("; ".join(reasons))
     return text("ok\n")
 
 

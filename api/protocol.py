@@ -1,6 +1,7 @@
 """Sanic's HTTP protocol, with bounds that it lacks."""
 
 import asyncio
+import resource
 import socket
 import time
 from typing import Any
@@ -13,6 +14,8 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 LAST_WORDS_S = 1.0
 #: A client that takes nothing of a stream for so long is cut.
 STALLED_S = 10.0
+#: For the way to the shards, and to tell clients that there are no more for them.
+DESCRIPTORS_KEPT = 32
 #: What the system may hold of a stream; it would let megabytes pile up for a client that is gone.
 STREAM_BUFFER_BYTES = 16 << 10
 
@@ -57,9 +60,19 @@ class BoundedProtocol(HttpProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[no-untyped-call]
-        if len(self.connections) > self.app.ctx.settings.connections_max:
+        if self._is_one_too_many(transport):
             transport.write(_FULL)
             asyncio.get_running_loop().call_soon(self.close)
+
+    def _is_one_too_many(self, transport: Any) -> bool:
+        """A descriptor is the lowest number that is free, so it tells how many are left."""
+        descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        descriptor: int = transport.get_extra_info("socket").fileno()
+        connections_max: int = self.app.ctx.settings.connections_max
+        return (
+            len(self.connections) > connections_max
+            or descriptor >= descriptors_max - DESCRIPTORS_KEPT
+        )
 
     def abort(self) -> None:
         """Ends the connection, whatever is under way."""

@@ -8,17 +8,19 @@ and kills its whole process group when a start fails.
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import msgspec
 
 from aggregator.actor import Description
-from aggregator.cluster import Cluster, Membership
+from aggregator.cluster import Cluster, HeadLostError
 from aggregator.regeneration import regenerate
 from aggregator.shard import ShardSettings
 from aggregator.sockets import namespace_of
@@ -34,6 +36,10 @@ BIND_WAIT_S = 3.0
 RESTART_DELAY_S = 1.0
 #: Between lines about the progress of long work.
 TELL_EVERY_S = 5.0
+#: For Ray, the files of a shard and some connections.
+DESCRIPTORS_MIN = 256
+#: Names the descriptor of the socket that a server which starts itself anew goes on with.
+LISTENING = "PLAYHEAD_LISTENING_DESCRIPTOR"
 
 _logger = logging.getLogger("playhead")
 
@@ -48,26 +54,85 @@ def serve(settings: Settings) -> None:
     Raises `StartError` or `PersistenceError` when it cannot start.
     """
     started = time.monotonic()
-    # A connection is a descriptor, and the usual soft limit is a thousand.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    environment = dict(os.environ)  # before Ray adds to it
+    take_descriptors()
     with contextlib.ExitStack() as cleanup:
-        directory = DataDirectory.open(
-            settings.data_dir, settings.rules().as_dict(), settings.shards or settings.workers
-        )
+        directory = open_directory(settings)
         cleanup.callback(directory.close)
         if settings.shards not in (None, directory.manifest.shards):
             split_anew(directory, settings)
-        listening = cleanup.enter_context(bind(settings.host, settings.port))
+        listening = cleanup.enter_context(inherited() or bind(settings.host, settings.port))
         _logger.info("playhead %s, data in %s", __version__, directory.path)
         cluster = start_cluster(settings.ray_address, namespace_of(directory.manifest.id))
         cleanup.callback(cluster.stop)
         stopping.check()
         shards = shard_settings(settings, directory)
-        check_shards(cluster.start_shards(shards))
+        try:
+            check_shards(cluster.start_shards(shards))
+        except HeadLostError as error:
+            raise StartError(
+                f"{error} while the shards were starting; start playhead anew"
+            ) from None
         stopping.check()
-        server = Server(settings, cluster.membership(), listening)
-        asyncio.run(server.run(started))
+        server = Server(settings, cluster, listening)
+        lost = asyncio.run(server.run(started))
+        if lost is None:
+            stopping.ignore()
+            return
+        stopping.install()
+        cluster.abandon()
+        start_anew(listening, environment)
+
+
+def take_descriptors() -> None:
+    """A connection is a descriptor, and the usual soft limit is a thousand: takes all there are.
+
+    Raises `StartError` when they are too few.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < DESCRIPTORS_MIN:
+        raise StartError(
+            f"a process may open no more than {most} files here, and {DESCRIPTORS_MIN} are needed: "
+            "raise the limit (ulimit -n)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def start_anew(listening: socket.socket, environment: Mapping[str, str]) -> NoReturn:
+    """Has this process begin from the start; connections wait meanwhile.
+
+    Nothing of a Ray that is broken is left then, and who supervises the process
+    sees it run on. The locks that it holds are free as the new program starts.
+    """
+    stopping.keep()
+    stopping.check()
+    listening.set_inheritable(True)
+    descriptor = {LISTENING: str(listening.fileno())}
+    os.execve(sys.executable, sys.orig_argv, {**environment, **descriptor})  # noqa: S606
+
+
+def inherited() -> socket.socket | None:
+    """The listening socket that this process had before it started itself anew."""
+    descriptor = os.environ.pop(LISTENING, None)
+    if descriptor is None:
+        return None
+    listening = socket.socket(fileno=int(descriptor))
+    listening.set_inheritable(False)
+    return listening
+
+
+def open_directory(settings: Settings) -> DataDirectory:
+    """Raises `StartError` when nothing can be kept there."""
+    rules, shards = settings.rules().as_dict(), settings.shards or settings.workers
+    try:
+        return DataDirectory.open(settings.data_dir, rules, shards)
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = f"{error.filename} is not a folder" if is_file else error.strerror
+        raise StartError(
+            f"cannot keep data in {settings.data_dir}: {reason}. "
+            "Put that right, or name a folder that can be written as --data-dir"
+        ) from error
 
 
 def split_anew(directory: DataDirectory, settings: Settings) -> None:
@@ -87,16 +152,12 @@ def split_anew(directory: DataDirectory, settings: Settings) -> None:
 
 
 def start_cluster(address: str | None, namespace: str) -> Cluster:
-    """Raises `KeyboardInterrupt` when told to stop meanwhile, as everything else here does."""
+    """Raises `StartError`."""
     try:
-        cluster = Cluster(address, namespace)
-    except SystemExit:  # from the SIGTERM handler that Ray puts in place
-        raise KeyboardInterrupt from None
+        return Cluster(address, namespace)
     except Exception as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
         raise StartError(f"cannot start on {where}: {error}") from error
-    stopping.install()
-    return cluster
 
 
 def shard_settings(settings: Settings, directory: DataDirectory) -> list[ShardSettings]:
@@ -104,9 +165,10 @@ def shard_settings(settings: Settings, directory: DataDirectory) -> list[ShardSe
         ShardSettings(
             shard,
             directory.shard_folder(shard),
+            directory.manifest.owner(shard),
             settings.rules(),
             settings.hours_kept_days,
-            settings.snapshot_events,
+            settings.snapshot_log_bytes,
             settings.snapshot_interval_s,
             settings.segment_bytes,
             settings.erase_delay_s,
@@ -153,18 +215,20 @@ def bind(host: str, port: int) -> socket.socket:
 class Server:
     """Keeps `settings.workers` workers running until told to stop."""
 
-    def __init__(
-        self, settings: Settings, membership: Membership, listening: socket.socket
-    ) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster, listening: socket.socket) -> None:
         self._settings = settings
-        self._orders = Orders(settings.model_dump_json(), membership)
+        self._cluster = cluster
+        self._orders = Orders(settings.model_dump_json(), cluster.membership())
         self._listening = listening
         self._stopping = asyncio.Event()
         self._workers_ready = 0
         self._worker_came = asyncio.Event()
 
-    async def run(self, started: float) -> None:
-        """Returns when stopped; raises `StartError` when a worker cannot even start."""
+    async def run(self, started: float) -> str | None:
+        """Returns when stopped, or with the name of what Ray has lost.
+
+        Raises `StartError` when a worker cannot even start.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
@@ -173,11 +237,26 @@ class Server:
                 for _ in range(self._settings.workers):
                     tasks.create_task(self._keep_worker())
                 announcing = tasks.create_task(self._announce(started))
-                await self._stopping.wait()
-                _logger.info("stopping")
+                lost = await self._stop_or_loss()
                 announcing.cancel()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
+        stopping.keep()  # the loop, as it closes, leaves signals to the system
+        return lost
+
+    async def _stop_or_loss(self) -> str | None:
+        """Has the workers finish when told to stop, or when Ray has lost what is named."""
+        head_lost = asyncio.create_task(self._cluster.head_lost())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([head_lost, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            head_lost.cancel()
+            _logger.info("stopping")
+            return None
+        stopping.cancel()
+        _logger.error("Ray's %s has ended; starting anew, connections wait", head_lost.result())
+        self._stopping.set()
+        return head_lost.result()
 
     async def _keep_worker(self) -> None:
         """Has one worker running, and another in its place when it ends."""

@@ -7,13 +7,27 @@ library that swallows it, so `check` raises it again.
 import signal
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 _asked = False
 
 
 def install() -> None:
     """Has SIGINT and SIGTERM end the start."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, _ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def keep() -> None:
+    """Keeps what comes for `install`, also across the start of another program in this process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def ignore() -> None:
+    """From here on the server stops, and cannot do so faster."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def check() -> None:

@@ -27,3 +27,47 @@ def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:
             [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
         )
         assert done.stdout == "stopped\n"
+
+
+#: One that comes while one program makes way for the next.
+_HANDOVER = """
+import os, signal
+from api import stopping
+stopping.keep()
+os.kill(os.getpid(), signal.{signal})
+print("kept")
+try:
+    stopping.install()
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_a_stop_between_two_programs_is_kept_for_the_second() -> None:
+    for number in ("SIGINT", "SIGTERM"):
+        script = _HANDOVER.format(signal=number)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout == "kept\nstopped\n"
+
+
+_IMPATIENT = """
+import os, signal
+from api import stopping
+stopping.keep()
+os.kill(os.getpid(), signal.{signal})
+stopping.ignore()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping.SIGNALS)
+os.kill(os.getpid(), signal.{signal})
+print("goes on")
+"""
+
+
+def test_once_it_stops_another_signal_changes_nothing() -> None:
+    for number in ("SIGINT", "SIGTERM"):
+        script = _IMPATIENT.format(signal=number)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout == "goes on\n"

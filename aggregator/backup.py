@@ -11,9 +11,11 @@ from pathlib import Path
 
 from aggregator import sockets
 from persistence.directory import Manifest, read_manifest, shard_folder
+from persistence.epoch import EPOCH
 from persistence.errors import PersistenceError
 from persistence.files import make_folder, sync_folder
 from persistence.log import SYNCED
+from persistence.number_file import content_beside_writer
 
 #: A server waits so long with its next checkpoint, at most, while its files are linked.
 HOLD_S = 60.0
@@ -23,7 +25,7 @@ LINKS = "backup.tmp"
 #: Files of the server's own, which a copy does not need.
 _NOT_COPIED = shutil.ignore_patterns("LOCK", "*.tmp", LINKS)
 #: What of a linked file changed would change in the copy too.
-_CHANGE_IN_PLACE = ("EPOCH", SYNCED)
+_CHANGE_IN_PLACE = (EPOCH, SYNCED)
 
 #: Gets how many bytes are copied, and how many there are.
 Tell = Callable[[int, int], None]
@@ -93,16 +95,26 @@ def _linked(path: Path, manifest: Manifest) -> Iterator[Path]:
                 running = sockets.find(sockets.namespace_of(manifest.id), number, folder)
                 if running is not None:
                     held.enter_context(running.holding(HOLD_S))
-            shutil.copytree(path, links, copy_function=_link, ignore=_NOT_COPIED)
+            _copy_numbers(path, links)
+            shutil.copytree(
+                path, links, copy_function=_link, ignore=_NOT_COPIED, dirs_exist_ok=True
+            )
         yield links
     finally:
         shutil.rmtree(links, ignore_errors=True)
 
 
+def _copy_numbers(path: Path, links: Path) -> None:
+    """Before all else: SYNCED must not name records of which the segment is not linked."""
+    for name in _CHANGE_IN_PLACE:
+        for number in [*path.rglob(name)]:  # the links are within
+            target = links / number.relative_to(path)
+            make_folder(target.parent)
+            target.write_bytes(content_beside_writer(number))
+
+
 def _link(source: str, target: str) -> None:
-    if Path(source).name in _CHANGE_IN_PLACE:
-        shutil.copyfile(source, target)
-    else:
+    if Path(source).name not in _CHANGE_IN_PLACE:
         os.link(source, target)
 
 

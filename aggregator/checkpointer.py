@@ -28,6 +28,7 @@ import psutil
 
 from aggregator import checkpoint
 from aggregator.checkpoint import Folders, Frozen
+from aggregator.lifeline import EXIT_ORPHANED
 from aggregator.recovery import replayed
 from aggregator.rules import Rules
 from aggregator.state import State
@@ -149,8 +150,11 @@ def _frozen(folders: Folders, order: Order) -> Frozen:
 
 
 def _send(reports: IO[bytes], report: Report) -> None:
-    reports.write(msgspec.json.encode(report) + b"\n")
-    reports.flush()
+    try:
+        reports.write(msgspec.json.encode(report) + b"\n")
+        reports.flush()
+    except BrokenPipeError:
+        os._exit(EXIT_ORPHANED)
 
 
 def _follow_the_parent() -> None:

@@ -33,8 +33,10 @@ from aggregator.sockets import RunningShard
 from aggregator.state import State
 from aggregator.tables import tables_of
 from persistence import log, snapshot
+from persistence.epoch import EPOCH
 from persistence.errors import PersistenceError
 from persistence.facts import SCHEMA
+from persistence.number_file import read_number
 from persistence.snapshot import Snapshot
 
 #: A server waits so long with its next checkpoint, at most, if it hears nothing more.
@@ -146,7 +148,7 @@ def _attempt(shard: Shard, copy: FactCopy, tell: Tell) -> Evidence:
     tell("memory", 0, 1)
     _ask(shard.running, evidence)
     shard.hold()
-    _read_log(shard.folders, evidence, tell)
+    _read_log(shard, evidence, tell)
     _read_snapshots(shard, evidence, copy, tell)
     return evidence
 
@@ -164,18 +166,43 @@ def _ask(running: RunningShard | None, evidence: Evidence) -> None:
     evidence.sources.append(Source("memory", None, reply.decoded(), reply.fold_before))
 
 
-def _read_log(folders: Folders, evidence: Evidence, tell: Tell) -> None:
+def _read_log(shard: Shard, evidence: Evidence, tell: Tell) -> None:
     """Reads all records, also those that no one needs any more; for their checksums."""
+    folders = shard.folders
     segments = log.segments(folders.log)
     if not segments:
         return
     first, last_segment = (int(path.stem) for path in (segments[0], segments[-1]))
+    last, epoch = first - 1, 0
     try:
+        synced = log.synced(folders.log)  # before the records, as these go on to be written
         for entry in entries.read(folders.log, folders.owner, first - 1, repair=False):
-            done = min(entry.record.sequence, last_segment) - first
-            tell("log", done, last_segment - first)
+            last, epoch = entry.record.sequence, max(epoch, entry.record.epoch)
+            tell("log", min(last, last_segment) - first, last_segment - first)
+        _check_end(shard, evidence, last, synced)
+        _check_numbers(shard, evidence, epoch)
     except (FileNotFoundError, PersistenceError) as error:
         evidence.damage.append(str(error))
+
+
+def _check_end(shard: Shard, evidence: Evidence, last: int, synced: int) -> None:
+    """What a start would cut from the log: of one record, that may have been acknowledged."""
+    newest = log.segments(shard.folders.log)[-1]
+    if last < synced:
+        evidence.damage.append(f"{newest}: the last record, {synced}, was acknowledged and is cut")
+    elif shard.running is None and (unfinished := log.unfinished(shard.folders.log)):
+        path, end = unfinished
+        evidence.left_out.append(f"{path} from byte {end} on: it holds no whole record")
+
+
+def _check_numbers(shard: Shard, evidence: Evidence, epoch: int) -> None:
+    """The files of a shard that nothing else is compared with; `epoch` wrote into the log."""
+    path = shard.folder / EPOCH
+    if (found := read_number(path)) < epoch:
+        evidence.damage.append(f"{path} has epoch {found}, and the log has records of {epoch}")
+    noted = shard.folders.log / log.SYNCED
+    if epoch and not noted.exists():
+        evidence.damage.append(f"{noted} is missing: a log that lost its end would not be noticed")
 
 
 def _read_snapshots(shard: Shard, evidence: Evidence, copy: FactCopy, tell: Tell) -> None:

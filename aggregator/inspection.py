@@ -4,8 +4,10 @@ Nothing is locked, repaired or written. A server that makes a checkpoint meanwhi
 removes files that were about to be read; then that shard is read again.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -93,8 +95,10 @@ class Inspection:
     def create_facts(self, connection: duckdb.DuckDBPyConnection, name: str = "facts") -> None:
         """Makes a temporary view of all facts: `shard`, and the columns of stored ones.
 
-        Stored files are read when the view is, and not checked. Names are VARCHAR.
+        Stored files are checked now, as DuckDB does not, and read when the view is; raises
+        `DamagedError`. Names are VARCHAR.
         """
+        check_stored([file for shard in self.shards for file in shard.stored])
         tail, erased = f"{name}_tail", f"{name}_erased"
         connection.register(tail, self.tail())
         connection.register(erased, self.erased())
@@ -168,7 +172,8 @@ def tail_after(folders: Folders, stored: int, recovered: Recovered) -> pa.Table:
     """
     last = recovered.next_sequence - 1
     if stored < recovered.snapshot_sequence:
-        what = f"files end with record {stored}, the snapshot has {recovered.snapshot_sequence}"
+        taken = recovered.snapshot_sequence
+        what = f"files after record {stored} are missing: the snapshot has record {taken}"
         raise DamagedError(folders.store.folder, 0, what)
     if stored >= last:
         return SCHEMA.empty_table()
@@ -193,6 +198,16 @@ def file_names(folders: Folders) -> set[Path]:
     store = folders.store
     stored = store.folder.glob(f"*/shard-{store.shard:04}-*.parquet")
     return {*stored, *folders.snapshots.glob("*"), *log.segments(folders.log)}
+
+
+def check_stored(files: Sequence[StoredFile]) -> None:
+    """Raises `DamagedError` unless all bytes of stored files are what was written.
+
+    Who reads one that is gone meanwhile notices that.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(StoredFile.check, [file for file in files if file.path.exists()]):
+            pass
 
 
 # Joining

@@ -97,7 +97,7 @@ def recover(folders: Folders, state: State) -> Recovered:
         found = entries.read(folders.log, folders.owner, recovered.snapshot_sequence)
         for _ in replay(recovered, found):
             pass
-        _check_end(folders, recovered.next_sequence - 1)
+        check_ends(folders, recovered)
     except DamagedError as error:
         if damage:  # without it, no record would be missing
             raise damage[0] from error
@@ -113,11 +113,25 @@ def recover(folders: Folders, state: State) -> Recovered:
     return recovered
 
 
-def _check_end(folders: Folders, last: int) -> None:
-    """Refuses a log that ends before what was stored of it: its numbers would come twice."""
+def check_ends(folders: Folders, recovered: Recovered) -> None:
+    """Refuses what ends before something that was made from it.
+
+    The log before what was stored of it: numbers would come twice. What was stored
+    before the snapshot: it would be stored again, with duplicates and what was erased.
+    Segments before the one that each snapshot has begun.
+    """
+    last, taken = recovered.next_sequence - 1, recovered.snapshot_sequence
     stored = folders.store.newest()
     if stored and stored.last > last:
         what = f"it ends with record {last}, and {stored.path} has later ones"
+        raise DamagedError(folders.log, 0, what)
+    if taken > (stored.last if stored else 0):
+        end = stored.last if stored else 0
+        what = f"files after record {end} are missing: the snapshot has record {taken}"
+        raise DamagedError(folders.store.folder, 0, what)
+    newest = max(log.segments(folders.log), default=None)
+    if taken and (newest is None or int(newest.stem) <= taken):
+        what = f"the segment after record {taken}, which the snapshot has, is missing"
         raise DamagedError(folders.log, 0, what)
 
 

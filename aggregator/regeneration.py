@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from aggregator import changes, checkpoint
@@ -27,17 +28,19 @@ from aggregator.commands import (
 )
 from aggregator.groups import lengths_of, starts_of
 from aggregator.inspection import NEVER_FOLD_DAYS, newest_snapshot, tail_after
-from aggregator.names import RETIRED
+from aggregator.names import RETIRED, Names
 from aggregator.recent import RecentHashes
-from aggregator.recovery import replayed
+from aggregator.recovery import Recovered, check_ends, replayed
 from aggregator.router import shard_of
 from aggregator.rules import Rules
 from aggregator.state import State
 from aggregator.table import NONE
+from persistence import log
 from persistence.batch import Batch
 from persistence.directory import DataDirectory, shard_folder
 from persistence.epoch import Epoch
 from persistence.erasure import Erasure
+from persistence.errors import DamagedError
 from persistence.facts import SCHEMA, codes_of, names_of, one_chunk
 from persistence.files import FolderLock, make_folder
 from persistence.log import Log
@@ -45,6 +48,8 @@ from persistence.store import Store
 
 #: Facts are read and counted so many at a time, and stored in files of at least so many.
 FACTS_AT_ONCE = 500_000
+#: Spreads hashes: 2^64 by the golden ratio.
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 #: A shard of a server that was killed may take this long to end.
 LOCK_WAIT_S = 10.0
 
@@ -60,6 +65,8 @@ class _OldShard:
     tail: pa.Table
     erasure: Erasure
     recent: RecentHashes
+    #: As of `_digest_of`.
+    counted: int
 
     def facts(self) -> Iterator[pa.Table]:
         """In order of arrival, without those erased; stored files are checked as they are read."""
@@ -107,6 +114,10 @@ class _NewShard:
         if sum(map(len, self._waiting)) >= FACTS_AT_ONCE:
             self._store()
 
+    @property
+    def counted(self) -> int:
+        return _digest_of(self._state)
+
     def finish(self, recent: pa.Table, young_since_ms: int) -> None:
         """Stores the rest, a snapshot, and the beginning of a log."""
         self._store()
@@ -147,15 +158,26 @@ def regenerate(
         for number in range(shards)
     ]
     done, total = 0, sum(map(len, old))
+    catalogue: dict[str, tuple[int | None, str | None]] = {}
     for facts in _in_order(old):
-        for shard, part in zip(new, _split(facts, shards), strict=True):
+        kept = _without_repeats(facts, catalogue)
+        for shard, part in zip(new, _split(kept, shards), strict=True):
             shard.add(part)
         done += len(facts)
         tell(done, total)
+    _compare(old, new)
     recent, young_since_ms = _remembered(old)
     for shard in new:
         shard.finish(recent, young_since_ms)
     directory.switch(manifest)
+
+
+def _compare(old: list[_OldShard], new: list[_NewShard]) -> None:
+    """Stored files that are whole may be those of another time, from before an erase say."""
+    counts = [sum(shard.counted for shard in shards) % 2**64 for shards in (old, new)]
+    if counts[0] != counts[1]:
+        what = "other events are stored than were counted; `playhead check` says in which files"
+        raise DamagedError(old[0].store.folder, 0, what)
 
 
 def _read_old(directory: DataDirectory, number: int) -> _OldShard:
@@ -164,9 +186,37 @@ def _read_old(directory: DataDirectory, number: int) -> _OldShard:
     folders = Folders.of(folder, number, directory.manifest.owner(number))
     state = State(Rules(**directory.manifest.rules), NEVER_FOLD_DAYS)
     recovered = replayed(folders, newest_snapshot(folders), state)
+    _check_log(folders, recovered)
     tail = tail_after(folders, folders.store.archived_sequence(), recovered)
     erasure = erasure_of(recovered.erasing)
-    return _OldShard(folders.store, tail, erasure, recovered.state.recent)
+    counted = _digest_of(recovered.state)
+    return _OldShard(folders.store, tail, erasure, recovered.state.recent, counted)
+
+
+def _check_log(folders: Folders, recovered: Recovered) -> None:
+    """A start may go on without a last record that is cut, and keeps what is left of it."""
+    check_ends(folders, recovered)
+    if recovered.next_sequence <= (synced := log.synced(folders.log)):
+        what = (
+            f"its last record, {synced}, was acknowledged and is cut; "
+            "a start as before, with as many shards, goes on without it"
+        )
+        raise DamagedError(log.segments(folders.log)[-1], 0, what)
+
+
+def _digest_of(state: State) -> int:
+    """Of how many events each pair has: that of several states is the sum, by any rules."""
+    pairs = state.pairs
+    kept = np.flatnonzero(pairs["version"] > 0)
+    users, movies = (_hashes_of(names) for names in (state.user_names, state.movie_names))
+    pair = users[pairs["user"][kept]] * _ODD + movies[pairs["movie"][kept]]
+    mixed = (pair ^ (pair >> np.uint64(29))) * _ODD
+    return int((mixed * (pairs["events"][kept].astype(np.uint64) + np.uint64(1))).sum())
+
+
+def _hashes_of(names: Names) -> NDArray[np.uint64]:
+    digests = (xxhash.xxh3_64_intdigest(name.encode()) for name in names.to_list())
+    return np.fromiter(digests, np.uint64)
 
 
 def _in_order(old: list[_OldShard]) -> Iterator[pa.Table]:
@@ -197,6 +247,20 @@ def _sorted(facts: pa.Table) -> pa.Table:
     """By the time of receipt; of each shard in order of arrival, as they are."""
     order = np.argsort(facts["received_ms"].to_numpy(), kind="stable")
     return one_chunk(facts.take(pa.array(order)))
+
+
+def _without_repeats(
+    facts: pa.Table, catalogue: dict[str, tuple[int | None, str | None]]
+) -> pa.Table:
+    """Each old shard has all entries of the catalogue: what repeats the last one goes."""
+    is_new = np.ones(len(facts), np.bool_)
+    for row in np.flatnonzero(codes_of(facts, "user") < 0).tolist():
+        slug, duration_ms, title = (
+            facts[name][row].as_py() for name in ("slug", "duration_ms", "title")
+        )
+        is_new[row] = catalogue.get(slug) != (duration_ms, title)
+        catalogue[slug] = duration_ms, title
+    return facts if is_new.all() else one_chunk(facts.filter(pa.array(is_new)))
 
 
 def _split(facts: pa.Table, shards: int) -> Iterator[pa.Table]:

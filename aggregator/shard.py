@@ -78,6 +78,8 @@ LOCK_WAIT_S = 10.0
 CHECKPOINT_RETRY_S = 30.0
 #: The longest that a reader of files may have checkpoints wait; erases wait with them.
 HOLD_S_MAX = 60.0
+#: Of frames that wait for the disk; their senders give up and send others meanwhile.
+PENDING_BYTES_MAX = 64 << 20
 #: An fdatasync that takes longer is worth a warning.
 SLOW_SYNC_S = 1.0
 #: Of all tables of the state, compressed, in one reply; half of what a message may have.
@@ -158,6 +160,7 @@ class Shard:
         #: When to try again after a checkpoint that failed.
         self._retry_at_s: float | None = None
         self._pending: list[_Append] = []
+        self._pending_bytes = 0
         self._in_flight: dict[tuple[int, int], asyncio.Future[Reply]] = {}
         self._wake = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
@@ -213,6 +216,8 @@ class Shard:
             return known
         reply = self._in_flight.get((producer, sequence))
         if reply is None:
+            if self._pending_bytes > PENDING_BYTES_MAX:
+                return Refused(f"{self._folders.log} does not take what came before")
             try:
                 content = entries.decode(kind, encoded)
             except (BatchError, msgspec.MsgspecError) as error:
@@ -220,6 +225,7 @@ class Shard:
             reply = asyncio.get_running_loop().create_future()
             self._in_flight[producer, sequence] = reply
             self._pending.append(_Append(kind, producer, sequence, content, encoded, reply))
+            self._pending_bytes += len(encoded)
             self._wake.set()
             self.start()
         return await asyncio.shield(reply)
@@ -236,7 +242,7 @@ class Shard:
                     async with asyncio.timeout(self._checkpoint_due_in_s()):
                         await self._wake.wait()
             self._wake.clear()
-            group, self._pending = self._pending, []
+            group, self._pending, self._pending_bytes = self._pending, [], 0
             try:
                 if group:
                     await self._commit(group)

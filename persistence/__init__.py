@@ -7,7 +7,7 @@ Knows nothing of HTTP, of Ray, or of what an event means beyond its columns.
       LOCK                              held by the one server of this directory
       shard-0000/
         EPOCH LOCK                      fencing (`epoch.py`)
-        log/00000000000000000001.log    segments, named by their first sequence, and SYNCED (`log.py`)
+        log/00000000000000000001.log    segments by first sequence; SYNCED (`log.py`)
         snapshots/0000000000000123456/  Parquet tables and MANIFEST.json (`snapshot.py`)
       events/date=2026-11-20/           what was accepted, as Parquet (`store.py`)
       generation-0002/                  in place of shards and events, once they were made anew

@@ -86,11 +86,11 @@ class DataDirectory:
             elif rules is not None:
                 _compare(path, manifest, rules)
             _check_folders(path, manifest)
+            directory = cls(path, lock, manifest)
+            directory._remove_other_generations()
         except BaseException:
             lock.release()
             raise
-        directory = cls(path, lock, manifest)
-        directory._remove_other_generations()
         return directory
 
     def shard_folder(self, shard: int) -> Path:
@@ -153,7 +153,8 @@ def _check_folders(path: Path, manifest: Manifest) -> None:
     for shard in range(manifest.shards):
         folder = shard_folder(manifest.root(path), shard)
         if not folder.is_dir():
-            raise DamagedError(folder, 0, f"shard {shard} of {manifest.shards} is missing")
+            what = f"shard {shard} of {manifest.shards} in {path / manifests.NAME} is missing"
+            raise DamagedError(folder, 0, what)
 
 
 def _compare(path: Path, manifest: Manifest, rules: dict[str, Any]) -> None:

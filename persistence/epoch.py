@@ -11,13 +11,16 @@ from pathlib import Path
 from persistence.errors import FencedError
 from persistence.number_file import NumberFile
 
+#: In the folder of the shard.
+EPOCH = "EPOCH"
+
 
 class Epoch:
     """The epoch this process took, and the means to see that it is still the newest."""
 
     def __init__(self, folder: Path) -> None:
         """Takes the next epoch of the shard in `folder`, durably."""
-        self._file = NumberFile(folder / "EPOCH")
+        self._file = NumberFile(folder / EPOCH)
         try:
             self.number = self._file.read() + 1
             self._file.write(self.number)

@@ -116,13 +116,12 @@ class Log:
         self._segment_bytes = segment_bytes
         self.next_sequence = next_sequence
         make_folder(folder)
-        newest = max(segments(folder), default=None)
-        if newest is None:
-            self._descriptor, self._size = self._create_segment()
-        else:
-            self._descriptor = os.open(newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            self._size = os.fstat(self._descriptor).st_size
         self._synced = NumberFile(folder / SYNCED)
+        try:
+            self._descriptor, self._size = self._open_newest()
+        except BaseException:
+            self._synced.close()
+            raise
 
     def append(self, records: Sequence[Record]) -> None:
         """Makes `records` durable, all or none of them.
@@ -174,6 +173,18 @@ class Log:
     def close(self) -> None:
         os.close(self._descriptor)
         self._synced.close()
+
+    def _open_newest(self) -> tuple[int, int]:
+        newest = max(segments(self._folder), default=None)
+        if newest is None:
+            return self._create_segment()
+        if self._synced.read() < self.next_sequence - 1:
+            # What a process before this one did not sync may be in memory alone, and no
+            # fsync tells: after one that failed, the next says that all is well.
+            replace_file(newest, newest.read_bytes())
+            self._synced.write(self.next_sequence - 1)
+        descriptor = os.open(newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        return descriptor, os.fstat(descriptor).st_size
 
     def _cut_back(self) -> None:
         try:
@@ -247,16 +258,19 @@ def replay(folder: Path, owner: str, after_sequence: int, repair: bool = True) -
     the segment, and cut. Without `repair` nothing is changed, for a reader beside
     the writer: the end is where the writer has come to.
     """
-    reader = _Reader(owner, read_number(folder / SYNCED), repair)
+    reader = _Reader(owner, synced(folder), repair)
     paths = segments(folder)
     firsts = [int(path.stem) for path in paths]
-    expected = None
+    expected, before = None, folder
     for path, first, following in zip(paths, firsts, [*firsts, None][1:], strict=True):
         if following is not None and following <= after_sequence + 1:
             continue  # all of it is in the snapshot
-        if first != (min(first, after_sequence + 1) if expected is None else expected):
+        if expected is None and first > after_sequence + 1:
             raise DamagedError(path, 0, f"the records before sequence {first} are missing")
-        expected = first
+        if expected is not None and first != expected:
+            what = f"records from {expected} on are missing, and {path} begins with {first}"
+            raise DamagedError(before, before.stat().st_size, what)
+        expected, before = first, path
         for record in reader.read(path, first, is_last=following is None):
             expected = record.sequence + 1
             if record.sequence > after_sequence:
@@ -278,6 +292,20 @@ def read_segment(path: Path) -> Iterator[Record]:
     yield from reader.read(path, int(path.stem), is_last=True)
 
 
+def synced(folder: Path) -> int:
+    """The last sequence of which it is known that it was durable; 0 if that is not known."""
+    return read_number(folder / SYNCED)
+
+
+def unfinished(folder: Path) -> tuple[Path, int] | None:
+    """The newest segment and the offset after its last whole record, if more bytes follow."""
+    newest = max(segments(folder), default=None)
+    if newest is None:
+        return None
+    end = _SEGMENT.size + sum(_RECORD.size + len(r.payload) for r in read_segment(newest))
+    return (newest, end) if newest.stat().st_size != end else None
+
+
 def broken_tails(folder: Path) -> list[Path]:
     """The tails that crashes cut short and `replay` set aside."""
     return sorted(folder.glob("*.broken")) if folder.is_dir() else []
@@ -293,8 +321,7 @@ class _Reader:
 
     def read(self, path: Path, first: int, is_last: bool) -> Iterator[Record]:
         content = path.read_bytes()
-        if is_last and len(content) < _SEGMENT.size:
-            self.check_end(path, first)
+        if is_last and len(content) < _SEGMENT.size and first > self.synced:
             if self.repair:
                 _cut_tail(path, content, 0)  # a crash while the segment was created
                 path.unlink()

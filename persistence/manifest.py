@@ -46,7 +46,7 @@ def read(folder: Path, expected: type[M], known: int) -> M:
         if isinstance(version, int) and version < known:
             raise DamagedError(path, 0, f"format {version} is not read any more")
         manifest = msgspec.json.decode(content, type=expected)
-    except (OSError, UnicodeDecodeError, AttributeError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError, AttributeError, msgspec.DecodeError) as error:
         raise DamagedError(path, 0, f"the manifest cannot be read ({error})") from error
     if manifest.crc32 != _checksum(manifest):
         raise DamagedError(path, 0, "the manifest's checksum does not match")

@@ -11,6 +11,9 @@ from pathlib import Path
 from persistence.errors import DamagedError
 from persistence.files import sync_folder
 
+#: Two in a row come in between two writes, unless someone writes all the time.
+READINGS_MAX = 100
+
 _NUMBER = struct.Struct("<Q")
 _CONTENT = struct.Struct("<QI")
 
@@ -28,7 +31,7 @@ class NumberFile:
 
     def read(self) -> int:
         """Raises `DamagedError`."""
-        return _decode(self.path, os.pread(self._descriptor, _CONTENT.size, 0))
+        return _decode(self.path, os.pread(self._descriptor, _CONTENT.size + 1, 0))
 
     def write(self, number: int) -> None:
         """What a process writes outlives it, but not the machine before `sync`."""
@@ -45,17 +48,27 @@ class NumberFile:
 def read_number(path: Path) -> int:
     """That of a file that may not be there: then 0. Raises `DamagedError`."""
     try:
-        with path.open("rb") as file:
-            return _decode(path, file.read(_CONTENT.size))
+        return _decode(path, content_beside_writer(path))
     except FileNotFoundError:
         return 0
 
 
+def content_beside_writer(path: Path) -> bytes:
+    """Of a number's file, which may be written at this moment: what two readings agree on."""
+    content = path.read_bytes()
+    for _ in range(READINGS_MAX):
+        again = path.read_bytes()
+        if again == content:
+            break
+        content = again
+    return content
+
+
 def _decode(path: Path, content: bytes) -> int:
-    if not content.strip(b"\0"):
+    if len(content) <= _CONTENT.size and not content.strip(b"\0"):
         return 0  # made, and the machine stopped before anything was written
-    if len(content) < _CONTENT.size:
-        raise DamagedError(path, len(content), "the number in it is cut short")
+    if len(content) != _CONTENT.size:
+        raise DamagedError(path, min(len(content), _CONTENT.size), "it is no single number")
     number, checksum = _CONTENT.unpack(content)
     if zlib.crc32(_NUMBER.pack(number)) != checksum:
         raise DamagedError(path, 0, "the checksum of the number in it does not match")

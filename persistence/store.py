@@ -52,6 +52,11 @@ class StoredFile:
     def day(self) -> str:
         return self.path.parent.name.removeprefix(_DAY)
 
+    def check(self) -> None:
+        """Raises `DamagedError` unless all of it is what was written."""
+        with self.open() as opened:
+            opened.check()
+
     def open(self) -> AbstractContextManager[FactFile]:
         return FactFile.open(self.path, Origin(self.shard, self.first, self.last))
 
@@ -158,7 +163,10 @@ class Store:
         files = sorted(self._files(), key=lambda file: file.first)
         expected = 1
         for file in files:
-            if file.first != expected or file.last < file.first:
+            if file.first > expected:
+                what = f"the file before it is missing, with records {expected} to {file.first - 1}"
+                raise DamagedError(file.path, 0, what)
+            if file.first < expected or file.last < file.first:
                 what = f"its name says {file.first} to {file.last}, and {expected} comes next"
                 raise DamagedError(file.path, 0, what)
             expected = file.last + 1

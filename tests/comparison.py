@@ -12,6 +12,8 @@ from aggregator.state import State
 
 #: Keyed by what it is about: ("pair", user, slug), ("movie", slug), ("hour", slug, start) …
 Facts = dict[tuple[str | int, ...], Any]
+#: By table.
+Rows = dict[str, list[dict[str, Any]]]
 
 
 def facts_of_state(state: State) -> Facts:
@@ -83,6 +85,21 @@ def _facts_of_user(state: State, user: str) -> Facts:
         ("history", user): pages,
         ("continue", user): [listed.slug for listed in going_on],
     }
+
+
+def rows_of_state(state: State) -> Rows:
+    """All that a snapshot of it has, with names for row numbers, and sorted: these mean nothing."""
+    tables = {name: table.to_pylist() for name, table in state.to_arrow().items()}
+    users, movies = ([row["name"] for row in tables[name]] for name in ("users", "movies"))
+    pairs = [(users[row["user"]], movies[row["movie"]]) for row in tables["pairs"]]
+    named = {"user": users, "movie": movies, "pair": pairs}
+    for rows in tables.values():
+        for row in rows:
+            row |= {name: names[row[name]] for name, names in named.items() if name in row}
+            if "nameless_stream" in row:
+                row["nameless_stream"] = row["nameless_stream"] >= 0
+        rows.sort(key=repr)
+    return tables
 
 
 def facts_of_reference(reference: Reference, hours_kept_days: int = HOURS_KEPT_DAYS) -> Facts:

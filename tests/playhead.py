@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ COMMAND = Path(sys.executable).parent / "playhead"
 class Playhead:
     """`start` returns when it takes requests; the log is in `log_path`."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.data_dir = folder / "data"
         self.log_path = folder / "playhead.log"
         self._flags = flags
+        self._environment = dict(environment or {})
         self.url = ""
         self.process: subprocess.Popen[bytes] | None = None
         self.session = requests.Session()
@@ -43,7 +47,7 @@ class Playhead:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PLAYHEAD"))},
+                env=_inherited() | self._environment,
             )
         return self.process
 
@@ -99,3 +103,34 @@ class Playhead:
 
     def post(self, path: str, **options: Any) -> requests.Response:
         return self.session.post(self.url + path, timeout=30, **options)
+
+
+def refused(*flags: str | Path, files_max: int | None = None) -> str:
+    """What `playhead serve` says, in one line, when it does not start."""
+    limit = [] if files_max is None else ["prlimit", f"--nofile={files_max}"]
+    process = subprocess.run(
+        [*limit, COMMAND, "serve", "--port", "0", *flags],
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        start_new_session=True,
+        check=False,
+        env=_inherited(),
+    )
+    said = process.stderr + process.stdout
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    return " ".join(said.split())
+
+
+def eventually(is_so: Callable[[], bool], what: str) -> None:
+    """Waits for it, as long as a start may take."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"not {what} after {START_TIMEOUT_S} s"
+        time.sleep(0.05)
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, without settings of another playhead or Ray."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PLAYHEAD"))}

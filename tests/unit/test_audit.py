@@ -294,6 +294,59 @@ def test_a_log_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
             assert "records 11 to 20 were acknowledged and are not there" in report.problems[0]
             segment.with_name(log.SYNCED).unlink()
             report = await checked(tmp_path)
-            assert "log ends with record 10, and the server has record 20" in report.problems[0]
+            assert "SYNCED is missing" in report.problems[0]
+            assert "log ends with record 10, and the server has record 20" in report.problems[1]
 
     asyncio.run(run())
+
+
+def problems_after(folder: Path, harm: Callable[[Path], object]) -> tuple[list[str], list[str]]:
+    """What is said of a shard with ten records, and what was left out but for memory."""
+
+    async def run() -> None:
+        async with served_shard(folder) as shard:
+            await live(shard)
+
+    asyncio.run(run())
+    harm(folder / "shard-0000")
+    report = asyncio.run(checked(folder))
+    return report.problems, report.left_out[1:]
+
+
+def test_an_acknowledged_record_that_is_cut_is_a_problem(tmp_path: Path) -> None:
+    """Though a shard would start without it."""
+
+    def cut(folder: Path) -> None:
+        (segment,) = log.segments(folder / "log")
+        segment.write_bytes(segment.read_bytes()[:-1])
+
+    (problem,), _ = problems_after(tmp_path, cut)
+    assert "the last record, 10, was acknowledged and is cut" in problem
+
+
+def test_what_follows_the_last_record_is_no_problem_and_is_told(tmp_path: Path) -> None:
+    def append(folder: Path) -> None:
+        (segment,) = log.segments(folder / "log")
+        segment.write_bytes(segment.read_bytes() + bytes(7))
+
+    problems, (told,) = problems_after(tmp_path, append)
+    assert not problems
+    assert "it holds no whole record" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("EPOCH", None, "EPOCH has epoch 0, and the log has records of 1"),
+        ("EPOCH", b"12", "EPOCH is damaged"),
+        ("log/SYNCED", None, "SYNCED is missing"),
+        ("log/SYNCED", bytes(13) + b"1", "SYNCED is damaged"),
+    ],
+)
+def test_numbers_are_looked_at(tmp_path: Path, name: str, content: bytes | None, what: str) -> None:
+    def replace(folder: Path) -> None:
+        path = folder / name
+        path.unlink() if content is None else path.write_bytes(content)
+
+    problems, _ = problems_after(tmp_path, replace)
+    assert what in problems[0]

@@ -169,6 +169,42 @@ def test_a_log_that_ends_before_what_was_acknowledged_is_refused(tmp_path: Path)
     assert sequences(tmp_path) == [1, 2]
 
 
+def test_a_segment_of_one_acknowledged_record_is_not_taken_for_one_being_created(
+    tmp_path: Path,
+) -> None:
+    segment = written(tmp_path, records=1)
+    whole = segment.read_bytes()
+    for size in range(SEGMENT_HEADER):
+        segment.write_bytes(whole[:size])
+        with pytest.raises(DamagedError, match="cut short") as refusal:
+            sequences(tmp_path)
+        assert str(segment) in str(refusal.value)
+        assert segment.read_bytes() == whole[:size]
+
+
+def test_a_segment_that_ends_too_early_is_named_and_not_the_one_after(tmp_path: Path) -> None:
+    """As an older version of it does, whose records are whole."""
+    opened = open_log(tmp_path, segment_bytes=200)
+    for sequence in range(1, 9):
+        opened.append([record(sequence)])
+    first, second, *_ = log.segments(tmp_path / "log")
+    end = SEGMENT_HEADER + RECORD_HEADER + len(b"payload 1")
+    first.write_bytes(first.read_bytes()[:end])
+    with pytest.raises(DamagedError, match=f"2 on are missing, and {second}") as refusal:
+        sequences(tmp_path)
+    assert (refusal.value.path, refusal.value.offset) == (first, end)
+
+
+def test_bytes_after_the_last_record_are_found(tmp_path: Path) -> None:
+    assert log.unfinished(tmp_path / "log") is None
+    segment = written(tmp_path)
+    whole, (*_, before_last, end) = segment.read_bytes(), record_ends(segment)
+    assert log.unfinished(tmp_path / "log") is None
+    for content, place in ((whole + b"\0", end), (whole[:-1], before_last), (whole[:9], 32)):
+        segment.write_bytes(content)
+        assert log.unfinished(tmp_path / "log") == (segment, place)
+
+
 def test_what_is_not_known_to_be_acknowledged_may_be_cut(tmp_path: Path) -> None:
     segment = written(tmp_path)
     whole = segment.read_bytes()

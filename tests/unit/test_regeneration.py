@@ -1,14 +1,13 @@
-"""A data directory made anew: other shards, other rules, and killed meanwhile."""
+"""A data directory made anew: other shards, other rules."""
 
 import asyncio
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aggregator import inspection, regeneration
+from aggregator import inspection
 from aggregator.commands import (
     Command,
     Describe,
@@ -24,9 +23,11 @@ from aggregator.router import Router
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
 from aggregator.shard import Shard
 from aggregator.sql_rules import first_difference
-from persistence import snapshot
+from persistence import log
 from persistence.directory import DataDirectory, read_manifest
+from persistence.errors import DamagedError
 from persistence.files import replace_file
+from tests.disk import digests_of
 from tests.shards import Clock, crash, router_of, settings_of
 
 USERS = [f"user{number}" for number in range(12)]
@@ -153,50 +154,6 @@ def test_ids_are_still_known(tmp_path: Path) -> None:
     assert asyncio.run(duplicates(3)) == 1
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-STEPS: list[tuple[Any, str]] = [
-    (DataDirectory, "prepare"),
-    (regeneration, "_read_old"),
-    (regeneration._NewShard, "_store"),
-    (regeneration._NewShard, "finish"),
-    (snapshot, "write"),
-    (DataDirectory, "switch"),
-    (DataDirectory, "_remove_other_generations"),
-]
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("owner", "name"), STEPS, ids=str)
-def test_killed_at_any_step_the_old_or_the_new_generation_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: bool
-) -> None:
-    make(tmp_path, Rules(), 2, 5)
-    before = tables(tmp_path)
-    original: Callable[..., Any] = getattr(owner, name)
-
-    def step(*args: Any, **more: Any) -> Any:
-        if after:
-            original(*args, **more)
-        raise KilledError
-
-    directory = DataDirectory.open(tmp_path, rules=None)
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, name, step)
-        with pytest.raises(KilledError):
-            regenerate(directory, 3, Rules(), HOURS_KEPT_DAYS, _tell_no_one)
-    directory.close()
-    DataDirectory.open(tmp_path, rules=None).close()
-    assert first_difference(before, tables(tmp_path)) is None
-    is_new = name == "_remove_other_generations" or (name == "switch" and after)
-    assert inspection.inspect(tmp_path).manifest.shards == (3 if is_new else 2)
-    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    kept = {"generation-0002"} if is_new else {"shard-0000", "shard-0001", "events"}
-    assert folders == kept
-
-
 def test_damage_is_found_before_anything_changes(tmp_path: Path) -> None:
     make(tmp_path, Rules(), 2, 9)
     stored = next((tmp_path / "events").rglob("*.parquet"))
@@ -206,3 +163,17 @@ def test_damage_is_found_before_anything_changes(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=stored.name):
         remade(tmp_path, 3, Rules())
     assert read_manifest(tmp_path).shards == 2
+
+
+def test_a_log_without_its_last_record_is_refused(tmp_path: Path) -> None:
+    """A shard would start without it, say so, and keep what is left of it; here that would go."""
+    make(tmp_path, Rules(), 2, 9)
+    segment = log.segments(tmp_path / "shard-0001" / "log")[-1]
+    content = segment.read_bytes()
+    segment.write_bytes(content[:-1])
+    before = digests_of(tmp_path, "LOCK")
+    with pytest.raises(DamagedError, match="was acknowledged and is cut") as refusal:
+        remade(tmp_path, 3, Rules())
+    assert refusal.value.path == segment
+    (tmp_path / "generation-0002").rmdir()
+    assert digests_of(tmp_path, "LOCK") == before

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aggregator import checkpoint
+from aggregator import shard as shard_module
 from aggregator.checkpoint import Folders, Frozen
 from aggregator.event import Event
 from aggregator.messages import (
@@ -386,6 +387,34 @@ def test_a_stranger_among_the_segments_is_left_alone(tmp_path: Path) -> None:
     assert (folder / "notes.log").exists()
 
 
+def test_what_waits_for_a_disk_that_stalls_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Senders give frames up and send others, and the shard kept them all."""
+    go_on = threading.Event()
+    monkeypatch.setattr(shard_module, "PENDING_BYTES_MAX", 300)
+
+    def stall(_: int) -> None:
+        assert go_on.wait(20)
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        monkeypatch.setattr(os, "fdatasync", stall)
+        waiting = [
+            asyncio.create_task(send(shard, 1, [Event("u", "m", float(n))], producer=n))
+            for n in range(1, 30)
+        ]
+        refused, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        go_on.set()
+        replies = await asyncio.gather(*waiting)
+        assert 0 < len(refused) < len(waiting)
+        assert [type(r) for r in replies].count(Refused) == len(refused)
+        assert isinstance(await send(shard, 1, [Event("u", "m", 1.0)], producer=99), Applied)
+        await shard.close()
+
+    asyncio.run(run())
+
+
 def test_a_frame_that_makes_no_sense_is_refused_and_not_logged(tmp_path: Path) -> None:
     async def run() -> None:
         shard = Shard(settings_of(tmp_path), Clock())
@@ -464,3 +493,33 @@ def test_a_log_that_ends_before_what_was_stored_of_it_is_refused(tmp_path: Path)
     segment.write_bytes(segment.read_bytes()[:-1])
     with pytest.raises(DamagedError, match=r"ends with record 1, and .* has later ones"):
         Shard(settings_of(tmp_path), Clock())
+
+
+async def _live_with_checkpoints(folder: Path) -> None:
+    shard = Shard(settings_of(folder), Clock())
+    for sequence in (1, 2):
+        await send(shard, sequence, watch("u", "m", 0, 20))
+        await shard.checkpoint()
+    await send(shard, 3, watch("u", "m", 30, 50))
+    crash(shard)
+
+
+def test_what_a_snapshot_has_and_is_not_stored_is_missed(tmp_path: Path) -> None:
+    """It would be stored again, and of these records it is not known what was a duplicate."""
+    asyncio.run(_live_with_checkpoints(tmp_path))
+    max((tmp_path / "events").glob("*/*.parquet")).unlink()
+    with pytest.raises(DamagedError, match=r"events is .* after record 1 are missing"):
+        Shard(settings_of(tmp_path), Clock())
+
+
+def test_the_segment_that_a_snapshot_has_begun_is_missed(tmp_path: Path) -> None:
+    """It had one record, and the log before it ends as if only that was cut."""
+    asyncio.run(_live_with_checkpoints(tmp_path))
+    before, last = log.segments(tmp_path / "shard-0000" / "log")
+    content = last.read_bytes()
+    last.unlink()
+    with pytest.raises(DamagedError, match=r"log is .* after record 2, .* is missing"):
+        Shard(settings_of(tmp_path), Clock())
+    assert before.exists()
+    last.write_bytes(content)
+    crash(Shard(settings_of(tmp_path), Clock()))

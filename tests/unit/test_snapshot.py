@@ -203,7 +203,9 @@ def test_a_lock_waits_as_long_as_told(tmp_path: Path) -> None:
     FolderLock(tmp_path).release()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff", b'{"format": 1}', b"[" * 200_000, b'{"format": 9e999}']
+)
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
     DataDirectory.open(tmp_path, RULES).close()
     (tmp_path / "MANIFEST.json").write_bytes(content)

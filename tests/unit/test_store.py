@@ -250,7 +250,7 @@ def test_a_missing_file_is_noticed(tmp_path: Path, kept: tuple[int, ...]) -> Non
             file.path.unlink()
     after_gap = files[2] if kept == (0, 2) else files[kept[0]]
     for ask in (store.archived_sequence, store.files, lambda: list(store.read())):
-        with pytest.raises(DamagedError, match="comes next") as raised:
+        with pytest.raises(DamagedError, match="missing, with records") as raised:
             ask()
         assert raised.value.path == after_gap.path
 

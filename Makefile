@@ -2,7 +2,7 @@
 #   PYTHON=/path/to/python3  the interpreter for a new .venv (else the best one on the PATH)
 #   ARGS="--port 9000"       options passed on to the command that the target runs
 
-.PHONY: help serve test lint format bench lock clean
+.PHONY: help serve test soak lint format bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
@@ -14,6 +14,9 @@ serve: .venv/runtime.stamp ## Run the service
 test: lint ## Run all checks, then all tests
 	@sh scripts/browser.sh
 	.venv/bin/pytest -q --numprocesses 2 --dist loadfile $(ARGS)
+
+soak: lint ## Break things for hours: the fault tests, PLAYHEAD_ROUNDS (20) times as long
+	PLAYHEAD_ROUNDS=$${PLAYHEAD_ROUNDS:-20} .venv/bin/pytest -q tests/faults $(ARGS)
 
 lint: .venv/dev.stamp ## Check style and types
 	.venv/bin/ruff check

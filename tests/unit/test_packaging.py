@@ -38,6 +38,13 @@ def test_the_lock_has_a_hash_for_everything_and_names_no_host(name: str) -> None
     assert not re.search(r"https?:|file:|index-url|find-links", content)
 
 
+def test_the_tests_that_durability_names_exist() -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / "durability.md").read_text())
+    assert len(named) > 40
+    for path, name in named:
+        assert re.search(rf"(?m)^(def |class )?{name}\b", (ROOT / path).read_text()), (path, name)
+
+
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [

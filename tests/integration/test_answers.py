@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.integration.test_api import event, problem_of
-from tests.playhead import Playhead
+from tests.playhead import Playhead, eventually
 
 NOW_MS = int(time.time() * 1000)
 HOUR_MS = 3_600_000
@@ -404,7 +404,7 @@ def holding(folder: Path, name: str) -> list[Path]:
 
 
 def test_an_erased_user_is_in_no_file(playhead: Playhead) -> None:
-    playhead.start("--shards", "2", "--erase-delay-s", "0.5", "--snapshot-events", "50")
+    playhead.start("--shards", "2", "--erase-delay-s", "0.5", "--snapshot-log-bytes", "4096")
     name = "Ünerased-7f3a"
     for number in range(30):
         play(playhead, "other", "m", number)
@@ -435,9 +435,16 @@ def lines_of(answer: requests.Response) -> Iterator[dict[str, Any]]:
     return map(json.loads, answer.iter_lines())
 
 
+def stored_events(playhead: Playhead) -> int:
+    (stats,) = playhead.get("/v1/stats").json()["shards"]
+    return int(stats["stored_events"])
+
+
 def test_an_export_holds_everything(playhead: Playhead) -> None:
-    playhead.start("--shards", "1", "--snapshot-events", "20")
-    for start in range(0, 60, 10):  # some of it stored already, the rest in the log
+    playhead.start("--shards", "1", "--snapshot-interval-s", "0.5")
+    for start in range(0, 60, 10):
+        if start == 30:  # some of it is stored already, the rest is in the log
+            eventually(lambda: stored_events(playhead) > 0, "stored")
         play(playhead, "exp", f"m{start}", *range(start, start + 10), session="tv")
         play(playhead, "else", "m0", *range(5))
     playhead.post("/", json=[event("exp", "m0", 1, id="i", ts=NOW_MS, duration=50)] * 2)

@@ -14,7 +14,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_path: Path) -> None:
-    playhead.start("--shards", "2", "--snapshot-events", "300")
+    playhead.start("--shards", "2", "--snapshot-log-bytes", "8192")
     counted = {"before": 0, "all": 0}
     stop = threading.Event()
 
@@ -80,4 +80,4 @@ def test_the_log_can_be_read_by_people(playhead: Playhead) -> None:
     segment.write_bytes(bytes(content))
     damaged = run("log", "dump", segment)
     assert damaged.returncode == 1
-    assert "is damaged at byte 16" in damaged.stderr
+    assert "is damaged at byte 32" in damaged.stderr

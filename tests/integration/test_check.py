@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from persistence import manifest
 from persistence.facts import Origin, encode, in_order
-from persistence.snapshot import Manifest, TableFile
+from persistence.snapshot import FORMAT, Manifest, TableFile
 from persistence.store import Store, StoredFile
 from tests.playhead import COMMAND, Playhead
 
 #: Checkpoints all the time, so that facts are stored and erases made final while it is checked.
-BUSY = ("--snapshot-events", "300", "--erase-delay-s", "0.2", "--segment-bytes", "4096")
+BUSY = ("--snapshot-log-bytes", "8192", "--erase-delay-s", "0.2", "--segment-bytes", "4096")
 
 
 def check(data_dir: Path) -> subprocess.CompletedProcess[str]:
@@ -152,7 +153,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data of a server that has been stopped, with two snapshots and several stored files."""
     playhead = Playhead(tmp_path_factory.mktemp("stopped"))
     try:
-        playhead.start("--shards", "1", "--snapshot-events", "500", "--erase-delay-s", "0.1")
+        playhead.start("--shards", "1", "--snapshot-log-bytes", "16384", "--erase-delay-s", "0.1")
         traffic = Traffic(playhead)
         traffic.go_on(30)
         stats = {"erasing": 1}
@@ -198,16 +199,15 @@ def test_a_tampered_stored_file_is_found_and_named(data_dir: Path) -> None:
 
 def tamper_with_snapshot(snapshot: Path) -> None:
     """Gives a pair more watch time, with checksums as they must be."""
-    path, manifest_path = snapshot / "pairs.parquet", snapshot / "MANIFEST.json"
+    path = snapshot / "pairs.parquet"
     pairs = pq.read_table(path)
     more = pa.array(pairs["watch_ms"].to_numpy() + (pairs["user"].to_numpy() == 0))
     number = pairs.column_names.index("watch_ms")
     pq.write_table(pairs.set_column(number, "watch_ms", more), path)
     content = path.read_bytes()
-    manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
-    files = manifest.tables | {"pairs": TableFile(len(content), zlib.crc32(content))}
-    changed = msgspec.structs.replace(manifest, tables=files)
-    manifest_path.write_bytes(msgspec.json.encode(changed))
+    written = manifest.read(snapshot, Manifest, FORMAT)
+    files = written.tables | {"pairs": TableFile(len(content), zlib.crc32(content))}
+    manifest.write(snapshot, msgspec.structs.replace(written, tables=files))
 
 
 def test_a_tampered_snapshot_is_found_and_named(data_dir: Path) -> None:

@@ -21,7 +21,7 @@ from aggregator.commands import (
     UnmarkCompleted,
 )
 from persistence import log
-from persistence.batch import Batch, BatchError
+from persistence.batch import Batch, BatchError, Encoded
 from persistence.errors import DamagedError
 from persistence.facts import SCHEMA, one_chunk
 from persistence.log import Record
@@ -49,6 +49,15 @@ class Entry:
     content: Batch | list[Command]
 
 
+@dataclass(slots=True)
+class Found:
+    """A record of a log; a batch is left encoded, to be decoded with its neighbours."""
+
+    record: Record
+    content: Encoded | list[Command]
+    folder: Path
+
+
 def read(
     folder: Path,
     owner: str,
@@ -56,17 +65,18 @@ def read(
     up_to: int | None = None,
     repair: bool = True,
     naming: str | None = None,
-) -> Iterator[Entry]:
+) -> Iterator[Found]:
     """As `log.replay`; raises `DamagedError` also for records that cannot be decoded.
 
-    The record `up_to` is the last. Records that cannot hold the name `naming` are passed over.
+    What is wrong with the names of a batch shows when it is decoded. The record `up_to`
+    is the last. Records that cannot hold the name `naming` are passed over.
     """
     for record in log.replay(folder, owner, after_sequence, repair):
         if up_to is not None and record.sequence > up_to:
             return
         if naming is None or _may_hold(record.payload, naming):
             try:
-                yield Entry(record, decode(record.kind, record.payload))
+                yield Found(record, _open(record), folder)
             except (BatchError, msgspec.MsgspecError, ValueError) as error:
                 raise DamagedError(folder, 0, f"record {record.sequence}: {error}") from error
         if record.sequence == up_to:
@@ -79,6 +89,30 @@ def _may_hold(payload: bytes | memoryview, name: str) -> bool:
     return name.encode() in content or orjson.dumps(name)[1:-1] in content
 
 
+def _open(record: Record) -> Encoded | list[Command]:
+    if record.kind == log.EVENTS:
+        return Encoded.of(record.payload)
+    decoded = decode(record.kind, record.payload)
+    assert isinstance(decoded, list)
+    return decoded
+
+
+def joined(chunk: Sequence[Found]) -> Batch:
+    """The events of neighbours that `read` gave; raises `DamagedError`."""
+    batches = [entry.content for entry in chunk if isinstance(entry.content, Encoded)]
+    try:
+        return Encoded.join(batches)
+    except BatchError as error:
+        for entry, batch in zip(chunk, batches, strict=True):
+            try:
+                batch.decode()
+            except BatchError as cause:
+                what = f"record {entry.record.sequence}: {cause}"
+                raise DamagedError(entry.folder, 0, what) from cause
+        what = f"record {chunk[0].record.sequence} or one after it: {error}"
+        raise DamagedError(chunk[0].folder, 0, what) from error
+
+
 def decode(kind: int, payload: bytes | memoryview) -> Batch | list[Command]:
     """Raises `BatchError`, `MsgspecError` or `ValueError`."""
     if kind == log.EVENTS:
@@ -88,24 +122,26 @@ def decode(kind: int, payload: bytes | memoryview) -> Batch | list[Command]:
     raise ValueError(f"its kind is {kind}, which this playhead does not know")
 
 
-def facts_of(entries: Iterable[Entry], skipped: Skipped) -> pa.Table:
+def facts_of(entries: Iterable[Found], skipped: Skipped) -> pa.Table:
     """The facts of `entries`, in order, without what is `skipped`; each column is one chunk."""
     tables = [SCHEMA.empty_table()]
     for chunk in _chunks(entries):
-        if isinstance(chunk[0].content, Batch):
+        if isinstance(chunk[0].content, Encoded):
             tables.append(_facts_of_events(chunk, skipped))
         else:
             tables += [_facts_of_commands(entry, skipped) for entry in chunk]
     return one_chunk(pa.concat_tables(tables))
 
 
-def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _chunks(entries: Iterable[Found]) -> Iterator[list[Found]]:
     """Neighbours of the same kind."""
-    chunk: list[Entry] = []
+    chunk: list[Found] = []
     events = 0
     for entry in entries:
-        is_events = isinstance(entry.content, Batch)
-        if chunk and (is_events != isinstance(chunk[0].content, Batch) or events >= _CHUNK_EVENTS):
+        is_events = isinstance(entry.content, Encoded)
+        if chunk and (
+            is_events != isinstance(chunk[0].content, Encoded) or events >= _CHUNK_EVENTS
+        ):
             yield chunk
             chunk, events = [], 0
         chunk.append(entry)
@@ -114,10 +150,9 @@ def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield chunk
 
 
-def _facts_of_events(chunk: list[Entry], skipped: Skipped) -> pa.Table:
-    batches = [entry.content for entry in chunk if isinstance(entry.content, Batch)]
-    batch = Batch.concatenate(batches)
-    lengths = [len(one) for one in batches]
+def _facts_of_events(chunk: list[Found], skipped: Skipped) -> pa.Table:
+    batch = joined(chunk)
+    lengths = [len(entry.content) for entry in chunk]
     starts = np.cumsum([0, *lengths[:-1]])
     counted = np.ones(len(batch), np.bool_)
     for entry, start in zip(chunk, starts.tolist(), strict=True):
@@ -137,8 +172,8 @@ def _facts_of_events(chunk: list[Entry], skipped: Skipped) -> pa.Table:
     return table if counted.all() else table.filter(pa.array(counted))
 
 
-def _facts_of_commands(entry: Entry, skipped: Skipped) -> pa.Table:
-    assert not isinstance(entry.content, Batch)
+def _facts_of_commands(entry: Found, skipped: Skipped) -> pa.Table:
+    assert isinstance(entry.content, list)
     without = set(skipped.get(entry.record.sequence, ()))
     carried_out: list[tuple[int, Command]] = []
     for index, command in enumerate(entry.content):

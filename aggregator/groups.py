@@ -8,6 +8,21 @@ from numpy.typing import NDArray
 
 Int64s = NDArray[np.int64]
 
+#: From so many on, several sorts by 16 bits, which numpy does by radix, beat one by 64.
+_RADIX_FROM = 2_000
+_DIGIT_BITS = 16
+
+
+def order_of(keys: Int64s, most: int) -> Int64s:
+    """The indexes that sort `keys`, which are 0 to `most`; equal ones keep their order."""
+    if len(keys) < _RADIX_FROM or most >> 3 * _DIGIT_BITS:
+        return keys.argsort(kind="stable")
+    order = keys.astype(np.uint16).argsort(kind="stable")
+    for shift in range(_DIGIT_BITS, most.bit_length(), _DIGIT_BITS):
+        digit = (keys >> shift).astype(np.uint16)
+        order = order.take(digit.take(order).argsort(kind="stable"))
+    return order
+
 
 def starts_of(changes: NDArray[np.bool_]) -> Int64s:
     """Where groups begin, from whether each element but the first differs from the one before."""
@@ -39,3 +54,20 @@ def before_each(column: Int64s, starts: Int64s, before_first: Int64s) -> Int64s:
     shifted[1:] = column[:-1]
     shifted[starts] = before_first
     return shifted
+
+
+def first_of_equals(hashes: Int64s) -> Int64s | None:
+    """The index of the first one equal to each of `hashes`; None if they are distinct."""
+    high = (hashes >> 32) + (1 << 31)
+    order = order_of(high, (1 << 32) - 1)
+    high = high.take(order)
+    is_same = high[1:] == high[:-1]
+    if not is_same.any():
+        return None
+    doubtful = np.zeros(len(hashes), np.bool_)
+    doubtful[order[1:][is_same]] = doubtful[order[:-1][is_same]] = True
+    at = doubtful.nonzero()[0]
+    _, first, which = np.unique(hashes.take(at), return_index=True, return_inverse=True)
+    firsts = np.arange(len(hashes))
+    firsts[at] = at.take(first.take(which))
+    return firsts

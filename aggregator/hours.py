@@ -106,7 +106,7 @@ class Hours:
             _add(self._folded, movies[old], day_starts, watch_ms[old])
             movies, hours, watch_ms = movies[~old], hours[~old], watch_ms[~old]
         days = hours // DAY_HOURS
-        for day in np.unique(days).tolist() if len(days) else ():
+        for day in _distinct(days):
             table = self._days.get(day)
             if table is None:
                 table = self._days[day] = IndexedTable(_COLUMNS, {})
@@ -165,3 +165,10 @@ class Hours:
 def _add(table: IndexedTable, movies: Int64s, hours: Int64s, watch_ms: Int64s) -> None:
     rows = table.rows(movies.astype(np.int64) << 32 | hours, movie=movies, hour=hours)
     np.add.at(table["watch_ms"], rows, watch_ms)
+
+
+def _distinct(days: Int64s) -> list[int]:
+    if not len(days):
+        return []
+    first, last = int(days.min()), int(days.max())
+    return [first] if first == last else np.unique(days).tolist()

@@ -34,18 +34,25 @@ class Lists:
         return self._columns[column]
 
     def counts(self, owners: Int64s) -> Int64s:
-        counts = np.zeros(len(owners), np.int64)
-        known = owners < len(self._counts)
-        counts[known] = self._counts[owners[known]]
+        if not len(self._counts):
+            return np.zeros(len(owners), np.int64)
+        counts = self._counts.take(owners, mode="clip").astype(np.int64)
+        counts[owners >= len(self._counts)] = 0
         return counts
 
     def positions(self, owners: Int64s) -> tuple[Int64s, Int64s]:
         """The rows of all `owners`, in order: the index of the owner, and where in the columns."""
         counts = self.counts(owners)
-        which = np.repeat(np.arange(len(owners)), counts)
-        ends = np.cumsum(counts)
-        within = np.arange(len(which)) - np.repeat(ends - counts, counts)
-        return which, self._starts[owners[which]] + within
+        some = counts.nonzero()[0]
+        if not len(some):
+            return some, some
+        counts = counts.take(some)
+        # Each row's number, less that of its list's first one, on top of where the list starts.
+        starts = self._starts.take(owners.take(some)).astype(np.int64)
+        lift = starts - (np.cumsum(counts) - counts)
+        at = lift.repeat(counts)
+        at += np.arange(len(at))
+        return some.repeat(counts), at
 
     def of(self, owner: int) -> dict[str, Column]:
         """Views of one owner's rows."""
@@ -102,7 +109,7 @@ class Lists:
 
     def _allocate(self, capacities: Int64s) -> Int64s:
         starts = np.empty(len(capacities), np.int64)
-        for capacity in np.unique(capacities).tolist():
+        for capacity in _distinct(capacities):
             wanted = np.flatnonzero(capacities == capacity)
             free = self._free.get(capacity, [])
             reused = free[len(free) - min(len(free), len(wanted)) :]
@@ -116,7 +123,7 @@ class Lists:
         return starts
 
     def _release(self, owners: Int64s, capacities: Int64s) -> None:
-        for capacity in np.unique(capacities).tolist():
+        for capacity in _distinct(capacities):
             starts = self._starts[owners[capacities == capacity]]
             self._free.setdefault(capacity, []).extend(starts.tolist())
 
@@ -130,5 +137,11 @@ class Lists:
 
 def _capacities(counts: Int64s) -> Int64s:
     """The least power of two that holds each count; 0 for 0."""
-    capacities = np.left_shift(1, np.ceil(np.log2(np.maximum(counts, 1))).astype(np.int64))
-    return np.where(counts > 0, capacities, 0)
+    # A float's exponent is the number of bits: counts stay far below 2**53.
+    exponents = np.frexp((counts - 1).astype(np.float64))[1]
+    return np.left_shift(1, exponents.astype(np.int64)) * (counts > 0)
+
+
+def _distinct(capacities: Int64s) -> list[int]:
+    seen = int(np.bitwise_or.reduce(capacities)) if len(capacities) else 0
+    return [1 << bit for bit in range(seen.bit_length()) if seen >> bit & 1]

@@ -29,7 +29,10 @@ class Names:
         """The code of each name, new ones added."""
         codes = list(map(self._codes.get, names))
         if None in codes:
-            codes = [self._intern_one(name) for name in names]
+            codes = [
+                self._intern_one(name) if code is None else code
+                for name, code in zip(names, codes, strict=True)
+            ]
         return np.array(codes, np.int64)
 
     def _intern_one(self, name: str) -> int:

@@ -11,16 +11,17 @@ import numpy as np
 from aggregator import entries
 from aggregator.changes import carry_out
 from aggregator.checkpoint import ALONE, Erasing, Folders, erases_in, tidy_up
-from aggregator.entries import Entry
+from aggregator.entries import Found
 from aggregator.messages import Applied, Done, Refused
 from aggregator.state import State
 from persistence import log, snapshot
-from persistence.batch import Batch
+from persistence.batch import Encoded
 from persistence.errors import DamagedError
 from persistence.snapshot import Snapshot
 
 #: Records are applied together up to here: enough for vectors, little to hold.
-CHUNK_EVENTS = 50_000
+CHUNK_EVENTS = 200_000
+CHUNK_RECORDS = 5_000
 #: A producer that was silent for this long has ended; a router asks again within seconds.
 PRODUCER_AGE_MS = 3_600_000
 
@@ -167,10 +168,10 @@ def replayed(
     return recovered
 
 
-def replay(recovered: Recovered, found: Iterable[Entry]) -> Iterator[int]:
+def replay(recovered: Recovered, found: Iterable[Found]) -> Iterator[int]:
     """Applies entries; yields the last sequence after each chunk."""
     for chunk in _chunks(found):
-        if isinstance(chunk[0].content, Batch):
+        if isinstance(chunk[0].content, Encoded):
             _apply_events(recovered, chunk)
         else:
             apply_commands(recovered, chunk[0])
@@ -180,9 +181,9 @@ def replay(recovered: Recovered, found: Iterable[Entry]) -> Iterator[int]:
         yield last.sequence
 
 
-def apply_commands(recovered: Recovered, entry: Entry) -> None:
+def apply_commands(recovered: Recovered, entry: Found) -> None:
     record, commands = entry.record, entry.content
-    assert not isinstance(commands, Batch)
+    assert isinstance(commands, list)
     done = carry_out(recovered.state, commands, record.received_ms)
     if without_effect := [i for i, each in enumerate(done.outcomes) if each.status != "done"]:
         recovered.skipped[record.sequence] = without_effect
@@ -190,13 +191,14 @@ def apply_commands(recovered: Recovered, entry: Entry) -> None:
     recovered.producers.remember(record.producer, record.producer_sequence, done)
 
 
-def _chunks(found: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _chunks(found: Iterable[Found]) -> Iterator[list[Found]]:
     """Records of events together, up to a size; each record of commands alone."""
-    chunk: list[Entry] = []
+    chunk: list[Found] = []
     events = 0
     for entry in found:
-        is_events = isinstance(entry.content, Batch)
-        if chunk and (not is_events or events >= CHUNK_EVENTS):
+        is_events = isinstance(entry.content, Encoded)
+        is_full = events >= CHUNK_EVENTS or len(chunk) >= CHUNK_RECORDS
+        if chunk and (is_full or not is_events):
             yield chunk
             chunk, events = [], 0
         if is_events:
@@ -208,24 +210,25 @@ def _chunks(found: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield chunk
 
 
-def _apply_events(recovered: Recovered, chunk: list[Entry]) -> None:
-    batches = [entry.content for entry in chunk if isinstance(entry.content, Batch)]
-    batch = Batch.concatenate(batches)
+def _apply_events(recovered: Recovered, chunk: list[Found]) -> None:
+    batch = entries.joined(chunk)
     hashes = sum(c is not None for c in (batch.id_hash, batch.key_hash)) * len(batch)
     first_ms, last_ms = chunk[0].record.received_ms, chunk[-1].record.received_ms
     if len(chunk) > 1 and hashes and recovered.state.recent.turns(first_ms, last_ms, hashes):
         for entry in chunk:  # the ids forgotten must be those that were forgotten live
             _apply_events(recovered, [entry])
         return
-    lengths = [len(one) for one in batches]
-    received_ms = np.repeat([entry.record.received_ms for entry in chunk], lengths)
-    duplicate = recovered.state.apply(batch, received_ms, np.repeat(range(len(chunk)), lengths))
-    ends = np.cumsum(lengths).tolist()
-    for entry, part, end in zip(chunk, batches, ends, strict=True):
+    lengths = [len(entry.content) for entry in chunk]
+    number = np.arange(len(chunk)).repeat(lengths)
+    received_ms = np.array([entry.record.received_ms for entry in chunk]).take(number)
+    duplicates = recovered.state.apply(batch, received_ms, number).nonzero()[0]
+    recovered.replayed += len(batch) - len(duplicates)
+    starts = np.cumsum([0, *lengths])
+    cuts = duplicates.searchsorted(starts).tolist()
+    within = (duplicates - starts.take(number.take(duplicates))).tolist()
+    for entry, start, end in zip(chunk, cuts, cuts[1:], strict=False):
         record = entry.record
-        duplicates = np.flatnonzero(duplicate[end - len(part) : end]).tolist()
-        if duplicates:
-            recovered.skipped[record.sequence] = duplicates
-        reply = Applied(record.received_ms, duplicates)
+        if start < end:
+            recovered.skipped[record.sequence] = within[start:end]
+        reply = Applied(record.received_ms, within[start:end])
         recovered.producers.remember(record.producer, record.producer_sequence, reply)
-    recovered.replayed += len(batch) - int(np.count_nonzero(duplicate))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aggregator.groups import last_of, starts_of
+from aggregator.groups import last_of, lengths_of, order_of, starts_of
 from aggregator.lists import Lists
 from aggregator.rules import BUCKET_MS
 from aggregator.table import IndexedTable, Table
@@ -52,17 +52,23 @@ class Intervals:
     def covering(self) -> "Intervals":
         """Those of positive length."""
         some = self.end > self.start
-        return self if some.all() else Intervals(self.group[some], self.start[some], self.end[some])
+        return self if some.all() else self.take(some.nonzero()[0])
+
+    def take(self, which: Int64s) -> "Intervals":
+        """Those at these indexes."""
+        return Intervals(self.group.take(which), self.start.take(which), self.end.take(which))
 
     def union(self) -> "Intervals":
         """The same ground of each group in disjoint intervals that do not touch, in order."""
         if not len(self):
             return self
-        order = np.lexsort((self.start, self.group))
-        group = self.group[order]
         # One running maximum over all groups: each is lifted above the one before it.
-        lift = group * (int(self.end.max()) + 1)
-        start, end = self.start[order] + lift, np.maximum.accumulate(self.end[order] + lift)
+        height = int(self.end.max()) + 1
+        lift = self.group * height
+        order = order_of(self.start + lift, (int(self.group.max()) + 1) * height)
+        group, lift = self.group.take(order), lift.take(order)
+        start = self.start.take(order) + lift
+        end = np.maximum.accumulate(self.end.take(order) + lift)
         first = starts_of((start[1:] > end[:-1]) | (group[1:] != group[:-1]))
         lift = lift[first]
         return Intervals(group[first], start[first] - lift, end[last_of(first, len(end))] - lift)
@@ -70,25 +76,6 @@ class Intervals:
     def buckets(self) -> "Intervals":
         """The retention buckets that each touches; all are of positive length."""
         return Intervals(self.group, self.start // BUCKET_MS, (self.end - 1) // BUCKET_MS + 1)
-
-    def numbers(self) -> tuple[Int64s, Int64s]:
-        """Every number in each, once a group: the group and the number, in order."""
-        lengths = self.end - self.start
-        ends = np.cumsum(lengths)
-        number = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
-            self.start - (ends - lengths), lengths
-        )
-        keys = np.unique(np.repeat(self.group, lengths) << 32 | number)
-        return keys >> 32, keys & 0xFFFFFFFF
-
-    def hold(self, group: Int64s, number: Int64s) -> Bools:
-        """Whether each number lies in one of its group's; these are a `union`."""
-        if not len(self):
-            return np.zeros(len(group), np.bool_)
-        keys = self.group << 32 | self.start
-        at = np.searchsorted(keys, group << 32 | number, "right") - 1
-        held: Bools = (at >= 0) & (self.group[at] == group) & (number < self.end[at])
-        return held
 
     def lengths(self, groups: int) -> Int64s:
         """The sum of the lengths in each of `groups` groups."""
@@ -163,20 +150,36 @@ class Runs:
 
     def play(self, pairs: Int64s, played: Intervals, open_runs: Intervals) -> None:
         """Counts buckets that runs of distinct `pairs` come to; `open_runs` are those before."""
-        group, bucket = played.numbers()
-        known = Intervals.joined(self.closed(pairs), open_runs).buckets().union()
-        is_new = ~known.hold(group, bucket)
-        movies = self._pairs["movie"][pairs].astype(np.int64) << 32
-        seen = movies[group[is_new]] | bucket[is_new]
-        keys = [seen, seen + 1, *(movies[played.group] | p for p in (played.start, played.end))]
-        sizes = list(map(len, keys))
-        self.count(
-            Counted(
-                np.concatenate(keys),
-                np.repeat(np.array([1, -1, 0, 0], np.int32), sizes),
-                np.repeat(np.array([0, 0, 1, -1], np.int32), sizes),
-            )
+        known = Intervals.joined(self.closed(pairs), open_runs).buckets()
+        # Most pairs play on where they have not been: all that they come to is new.
+        first = starts_of(played.group[1:] != played.group[:-1])
+        low, high = played.start.take(first), played.end.take(first)
+        has_been = lengths_of(first, len(played)) > 1
+        touches = (known.start < high.take(known.group)) & (known.end > low.take(known.group))
+        has_been[known.group[touches]] = True
+        movies = self._pairs["movie"].take(pairs).astype(np.int64) << 32
+        viewers = (~has_been).take(played.group).astype(np.int32)
+        movie = movies.take(played.group)
+        counted = Counted(
+            np.concatenate([movie | played.start, movie | played.end]),
+            np.concatenate([viewers, -viewers]),
+            np.ones(2 * len(played), np.int32),
         )
+        counted.plays[len(played) :] = -1
+        self.count(counted)
+        if has_been.any():
+            before = known.take(has_been.take(known.group).nonzero()[0])
+            more = played.take(has_been.take(played.group).nonzero()[0])
+            self._count_viewers(movies, Intervals.joined(before, more).union(), 1)
+            self._count_viewers(movies, before.union(), -1)
+
+    def _count_viewers(self, movies: Int64s, union: Intervals, sign: int) -> None:
+        """Counts each group a viewer of the buckets in its `union`."""
+        movie = movies.take(union.group)
+        viewers = np.full(2 * len(union), sign, np.int32)
+        viewers[len(union) :] = -sign
+        keys = np.concatenate([movie | union.start, movie | union.end])
+        self.count(Counted(keys, viewers, np.zeros_like(viewers)))
 
     def counted(self, pairs: Int64s, open_runs: Intervals) -> Counted:
         """What the runs of distinct `pairs` count to retention."""
@@ -184,6 +187,8 @@ class Runs:
         return Counted.of(self._pairs["movie"][pairs], runs)
 
     def count(self, counted: Counted) -> None:
+        if not len(counted.keys):
+            return
         movies = counted.keys >> 32
         buckets = counted.keys & 0xFFFFFFFF
         np.maximum.at(self._movies["buckets"], movies, buckets.astype(np.int32))

@@ -10,19 +10,16 @@ A pair, user or movie exists from its first change to its erasure. Its row stays
 in memory, as one that is new, and is left out of the next snapshot.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import DTypeLike, NDArray
 
-from aggregator.groups import last_of, lengths_of, starts_of
+from aggregator.groups import first_of_equals, last_of, lengths_of, order_of, starts_of
 from aggregator.hours import Hours
 from aggregator.lists import Lists
 from aggregator.names import Names
 from aggregator.recent import RecentHashes
-from aggregator.rules import COMPLETE_TAIL_MS, HOURS_KEPT_DAYS, PARTS, Rules
+from aggregator.rules import COMPLETE_TAIL_MS, HOUR_MS, HOURS_KEPT_DAYS, PARTS, Rules
 from aggregator.runs import Runs
 from aggregator.streams import Events, Streams, Watched
 from aggregator.table import NONE, IndexedTable, Table
@@ -157,8 +154,9 @@ class State:
         """The rows of distinct pairs, new ones added."""
         rows, is_new = self.pairs.find_or_add(users << 32 | movies, user=users, movie=movies)
         if is_new.any():
-            by_user = np.argsort(users[is_new], kind="stable")
-            self.pairs_of_users.append(users[is_new][by_user], pair=rows[is_new][by_user])
+            new_users, new_rows = users[is_new], rows[is_new]
+            by_user = order_of(new_users, len(self.users))
+            self.pairs_of_users.append(new_users.take(by_user), pair=new_rows.take(by_user))
         return rows
 
     # Duplicates
@@ -166,140 +164,198 @@ class State:
     def _find_duplicates(self, batch: Batch, received: Int64s, record: Int64s | None) -> Bools:
         duplicate = np.zeros(len(batch), np.bool_)
         fresh: list[Int64s] = []
-        since: list[int] = []
-        for hashes, of_request in ((batch.key_hash, True), (batch.id_hash, False)):
-            if hashes is None:
+        since = len(batch)
+        for column, of_request in ((batch.key_hash, True), (batch.id_hash, False)):
+            if column is None:
                 continue
-            hashed = np.flatnonzero((hashes != 0) & ~duplicate)
-            distinct, first, which = np.unique(
-                hashes[hashed], return_index=True, return_inverse=True
-            )
-            known = self.recent.contains(distinct)
-            if not of_request:
-                repeated = first[which] != np.arange(len(hashed))
-            elif record is None:
-                repeated = np.zeros(len(hashed), np.bool_)  # one record holds a request once
-            else:
-                repeated = record[hashed] != record[hashed[first]][which]
-            duplicate[hashed] = known[which] | repeated
-            fresh.append(distinct[~known])
-            since.extend(received[hashed[first[~known]]])
-        if since:
-            self.recent.add(np.concatenate(fresh), int(min(since)))
+            hashed = ((column != 0) & ~duplicate).nonzero()[0]
+            hashes = column.take(hashed)
+            is_fresh = ~self.recent.contains(hashes)
+            first = first_of_equals(hashes)
+            duplicate[hashed] = ~is_fresh
+            if first is not None:
+                repeated = first != np.arange(len(hashed))
+                is_fresh &= ~repeated
+                if of_request:  # one record holds a request once
+                    repeated &= record is not None and record[hashed] != record[hashed[first]]
+                duplicate[hashed] |= repeated
+            if is_fresh.any():
+                fresh.append(hashes[is_fresh])
+                since = min(since, int(hashed[is_fresh.argmax()]))
+        if fresh:
+            self.recent.add(np.concatenate(fresh), int(received[since]))
         return duplicate
 
     # Counting
 
     def _count(self, batch: Batch, received: Int64s) -> None:
-        user = intern(self.user_names, self.users, batch.users)[batch.user]
-        movie = intern(self.movie_names, self.movies, batch.slugs)[batch.slug]
-        key = user << 32 | movie
-        order = np.argsort(key, kind="stable")
-        key = key[order]
+        user = intern(self.user_names, self.users, batch.users).take(batch.user)
+        movie = intern(self.movie_names, self.movies, batch.slugs).take(batch.slug)
+        key = user * len(self.movies) + movie
+        order = order_of(key, len(self.users) * len(self.movies))
+        key = key.take(order)
         starts = starts_of(key[1:] != key[:-1])
         counts = lengths_of(starts, len(key))
         events = Events(
-            at=batch.at_ms[order],
-            t=_happened(batch, received)[order],
-            group=np.repeat(np.arange(len(starts)), counts),
+            at=batch.at_ms.take(order),
+            t=_happened(batch, received).take(order),
+            group=np.arange(len(starts)).repeat(counts),
             starts=starts,
         )
-        rows = self.add_pairs(user[order[starts]], movie[order[starts]])
-        self._move_moments(events, rows, self.order + order)
+        first = order.take(starts)
+        rows = self.add_pairs(user.take(first), movie.take(first))
+        first_t = np.minimum.reduceat(events.t, starts)
+        last_t = np.maximum.reduceat(events.t, starts)
+        furthest = np.maximum.reduceat(events.at, starts)
+        self._move_moments(events, rows, last_t, furthest, self.order + order)
         self.order += len(order)
-        duration_ms = None if batch.duration_ms is None else batch.duration_ms[order]
-        completions = self._complete(events, rows, duration_ms)
+        given = None if batch.duration_ms is None else batch.duration_ms.take(order)
+        completions = self._complete(events, rows, last_t, furthest, given)
         self.pairs["hidden"][rows] = False
-        sessions = None if batch.sessions == [""] else _hash_sessions(batch)[order]
-        watched = self.streams.follow(events, rows, sessions)
-        self._add_hours(watched, rows)
+        session = None if batch.sessions == [""] else batch.session.take(order)
+        watched = self.streams.follow(events, rows, session, batch.sessions)
+        watch_ms = self._add_credit(watched, rows)
+        views = np.bincount(watched.group[watched.opens_view], minlength=len(rows))
         self.hours.fold(int(received[-1]))
-        self._add_totals(events, rows, watched, counts, completions)
+        self._add_totals(rows, watch_ms, views, counts, first_t, last_t, completions)
 
-    def _move_moments(self, events: Events, rows: Int64s, arrival: Int64s) -> None:
+    def _move_moments(
+        self, events: Events, rows: Int64s, last_t: Int64s, furthest: Int64s, arrival: Int64s
+    ) -> None:
         """The latest moment is that of the highest t, the later arrival at a tie."""
-        index = np.arange(len(events.t))
-        is_peak = events.t == np.maximum.reduceat(events.t, events.starts)[events.group]
-        last = np.maximum.reduceat(np.where(is_peak, index, NONE), events.starts)
-        moved = events.t[last] >= self.pairs["latest_t"][rows]
-        self.pairs["latest_t"][rows[moved]] = events.t[last[moved]]
-        self.pairs["latest_ms"][rows[moved]] = events.at[last[moved]]
-        self.pairs["latest_order"][rows[moved]] = arrival[last[moved]]
-        furthest = np.maximum.reduceat(events.at, events.starts)
-        self.pairs["furthest_ms"][rows] = np.maximum(self.pairs["furthest_ms"][rows], furthest)
+        peaks = (events.t == last_t.take(events.group)).nonzero()[0]
+        last = peaks.take(last_of(starts_of(np.diff(events.group.take(peaks)) > 0), len(peaks)))
+        pairs = self.pairs
+        moved = last_t >= pairs["latest_t"].take(rows)
+        if not moved.all():
+            of_moved, last, last_t = rows[moved], last[moved], last_t[moved]
+        else:
+            of_moved = rows
+        pairs["latest_t"][of_moved] = last_t
+        pairs["latest_ms"][of_moved] = events.at.take(last)
+        pairs["latest_order"][of_moved] = arrival.take(last)
+        pairs["furthest_ms"][rows] = np.maximum(pairs["furthest_ms"].take(rows), furthest)
 
-    def _complete(self, events: Events, rows: Int64s, given: Int64s | None) -> Bools:
-        """Takes over the durations given and latches completion; which pairs it latched for."""
-        known = self.pairs["duration_ms"][rows][events.group]
-        index = np.arange(len(known))
-        if given is not None:
-            last_given = np.maximum.accumulate(np.where(given > 0, index, NONE))
-            in_group = last_given >= events.starts[events.group]
-            known = np.where(in_group, given[last_given], known)
-            self.pairs["duration_ms"][rows] = known[last_of(events.starts, len(known))]
-        catalogue = self.movies["duration_ms"][self.pairs["movie"][rows]]
-        known = np.where(known > 0, known, catalogue[events.group])
-        is_complete = self.pairs["completed_t"][rows] != NONE
-        latched = np.zeros(len(rows), np.bool_)
-        # A pair that is complete already has been since before the batch.
-        first = np.where(is_complete, NONE, len(index))
-        if self.rules.credit == "position" and known.any():
-            complete = self.is_complete(events.at, known)
-            latch = np.minimum.reduceat(np.where(complete, index, len(index)), events.starts)
-            latched = (latch < len(index)) & ~is_complete
-            first[latched] = latch[latched]
-            self.pairs["completed_t"][rows[latched]] = events.t[latch[latched]]
-        if (first < len(index)).any():
-            after = (index > first[events.group]) & (
-                events.t >= self.pairs["completed_t"][rows][events.group]
-            )
-            self.pairs["begun_again"][rows] |= np.logical_or.reduceat(after, events.starts)
-        return latched
-
-    # Sums
-
-    def _add_hours(self, watched: Watched, pairs: Int64s) -> None:
-        credited = watched.credit > 0
-        if credited.any():
-            rows = pairs[watched.group[credited]]
-            movies = self.pairs["movie"][rows].astype(np.int64)
-            self.hours.add(rows, movies, watched.t[credited], watched.credit[credited])
-
-    def _add_totals(
+    def _complete(
         self,
         events: Events,
         rows: Int64s,
-        watched: Watched,
+        last_t: Int64s,
+        furthest: Int64s,
+        given: Int64s | None,
+    ) -> Bools:
+        """Takes over the durations given and latches completion; which pairs it latched for."""
+        pairs = self.pairs
+        before = self.durations_ms(rows)
+        shortest = before
+        if given is not None and given.any():
+            at = given.nonzero()[0]
+            group = events.group.take(at)
+            first_given = starts_of(group[1:] != group[:-1])
+            has_given = group.take(first_given)
+            least = np.minimum.reduceat(given.take(at), first_given)
+            shortest = before.copy()
+            known = before.take(has_given)
+            shortest[has_given] = np.where(known > 0, np.minimum(known, least), least)
+            last_given = at.take(last_of(first_given, len(at)))
+            pairs["duration_ms"][rows.take(has_given)] = given.take(last_given)
+        completed_t = pairs["completed_t"].take(rows)
+        is_complete = completed_t != NONE
+        # A pair that is complete already has been since before the batch.
+        if is_complete.any():
+            pairs["begun_again"][rows[is_complete & (last_t >= completed_t)]] = True
+        latched = np.zeros(len(rows), np.bool_)
+        if self.rules.credit == "position" and shortest.any():
+            close = self.is_complete(furthest, shortest) & ~is_complete
+            if close.any():
+                self._latch(events, rows, before, given, close, latched)
+        return latched
+
+    def _latch(
+        self,
+        events: Events,
+        rows: Int64s,
+        before: Int64s,
+        given: Int64s | None,
+        close: Bools,
+        latched: Bools,
+    ) -> None:
+        """Goes through the events of the pairs that come `close` to the end; sets `latched`."""
+        at = close.take(events.group).nonzero()[0]
+        group = events.group.take(at)
+        starts = starts_of(group[1:] != group[:-1])
+        known, index = before.take(group), np.arange(len(at))
+        counts = lengths_of(starts, len(at))
+        if given is not None:
+            of_these = given.take(at)
+            last_given = np.maximum.accumulate(np.where(of_these > 0, index, NONE))
+            in_group = last_given >= starts.repeat(counts)
+            known = np.where(in_group, of_these.take(last_given), known)
+        complete = self.is_complete(events.at.take(at), known)
+        latch = np.minimum.reduceat(np.where(complete, index, len(at)), starts)
+        done = latch < len(at)
+        t = events.t.take(at)
+        completed_t = t.take(latch, mode="clip")
+        after = (index > latch.repeat(counts)) & (t >= completed_t.repeat(counts))
+        begun_again = np.logical_or.reduceat(after, starts) & done
+        chosen = group.take(starts)
+        latched[chosen] = done
+        self.pairs["completed_t"][rows.take(chosen[done])] = completed_t[done]
+        self.pairs["begun_again"][rows.take(chosen[begun_again])] = True
+
+    # Sums
+
+    def _add_credit(self, watched: Watched, pairs: Int64s) -> Int64s:
+        """Adds the credits to the hours; returns their sum for each of `pairs`."""
+        if not len(watched.group):
+            return np.zeros(len(pairs), np.int64)
+        group, hours = watched.group, watched.t // HOUR_MS
+        starts = starts_of((group[1:] != group[:-1]) | (hours[1:] != hours[:-1]))
+        sums = np.add.reduceat(watched.credit, starts)
+        if not sums.all():
+            credited = sums.nonzero()[0]
+            starts, sums = starts.take(credited), sums.take(credited)
+        group = group.take(starts)
+        if len(group):
+            rows = pairs.take(group)
+            movies = self.pairs["movie"].take(rows).astype(np.int64)
+            self.hours.add(rows, movies, watched.t.take(starts), sums)
+        # They stay far below 2**53, so float weights are exact.
+        return np.bincount(group, weights=sums, minlength=len(pairs)).astype(np.int64)
+
+    def _add_totals(
+        self,
+        rows: Int64s,
+        watch_ms: Int64s,
+        views: Int64s,
         counts: Int64s,
+        first_t: Int64s,
+        last_t: Int64s,
         completions: Bools,
     ) -> None:
-        is_new, is_viewer = self.pairs["version"][rows] == 0, self.pairs["events"][rows] == 0
-        watch_ms = _sum_groups(watched.group, watched.credit, len(rows))
-        views = _sum_groups(watched.group, watched.opens_view, len(rows))
-        for column, more in (
-            ("watch_ms", watch_ms),
-            ("views", views),
-            ("events", counts),
-            ("version", counts),
-        ):
-            self.pairs[column][rows] += more
-        # One event in many; each costs as much as all that follows.
+        pairs = self.pairs
+        version, events = pairs["version"].take(rows), pairs["events"].take(rows)
+        # Few events are one of these; each costs as much as all that follows.
         rare = [
             (column, chosen)
             for column, chosen in (
-                ("pairs", is_new),
-                ("viewers", is_viewer),
+                ("pairs", version == 0),
+                ("viewers", events == 0),
                 ("completions", completions),
             )
             if chosen.any()
         ]
-        first_t = np.minimum.reduceat(events.t, events.starts)
-        last_t = np.maximum.reduceat(events.t, events.starts)
-        self.pairs["first_t"][rows] = np.minimum(self.pairs["first_t"][rows], first_t)
+        pairs["watch_ms"][rows] += watch_ms
+        pairs["events"][rows] = events + counts
+        pairs["version"][rows] = version + counts
+        if opens_views := bool(views.any()):
+            pairs["views"][rows] += views
+        pairs["first_t"][rows] = np.minimum(pairs["first_t"].take(rows), first_t)
         for totals, of in ((self.users, "user"), (self.movies, "movie")):
-            total = self.pairs[of][rows]
+            total = pairs[of].take(rows)
             np.add.at(totals["watch_ms"], total, watch_ms)
-            np.add.at(totals["views"], total, views)
+            if opens_views:
+                np.add.at(totals["views"], total, views)
             np.add.at(totals["events"], total, counts)
             for column, chosen in rare:
                 np.add.at(totals[column], total[chosen], 1)
@@ -351,7 +407,7 @@ class State:
             table.load_arrow(tables[name])
         users = self.pairs["user"].astype(np.int64)
         self.pairs.index(users << 32 | self.pairs["movie"], np.arange(len(users)))
-        by_user = np.argsort(users, kind="stable")
+        by_user = order_of(users, len(self.users))
         self.pairs_of_users.append(users[by_user], pair=by_user)
         self.runs.load_arrow(tables)
         self.hours.load_arrow(tables, extra["fold_before"])
@@ -397,14 +453,3 @@ def _happened(batch: Batch, received: Int64s) -> Int64s:
     if batch.ts_ms is None:
         return received
     return np.where(batch.ts_ms == NONE, received, np.minimum(batch.ts_ms, received))
-
-
-def _hash_sessions(batch: Batch) -> Int64s:
-    """A hash an event, 0 for the nameless session."""
-    hashes = [xxhash.xxh3_64_intdigest(name.encode()) | 1 if name else 0 for name in batch.sessions]
-    return np.array(hashes, np.uint64).view(np.int64)[batch.session]
-
-
-def _sum_groups(group: Int64s, values: NDArray[Any], groups: int) -> Int64s:
-    # Sums of a batch stay far below 2**53, so float weights are exact.
-    return np.bincount(group, weights=values, minlength=groups).astype(np.int64)

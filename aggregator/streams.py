@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
-from aggregator.groups import before_each, last_of, lengths_of, starts_of
+from aggregator.groups import before_each, last_of, lengths_of, order_of, starts_of
 from aggregator.intmap import mix
 from aggregator.lists import Lists
 from aggregator.rules import BUCKET_MS, Rules
@@ -68,33 +69,47 @@ class Streams:
     def __len__(self) -> int:
         return int(np.count_nonzero(self.table["last_t"] != NONE))
 
-    def follow(self, events: Events, pairs: Int64s, sessions: Int64s | None) -> Watched:
-        """Applies the rules. `pairs` are the rows of the groups, `sessions` hashes an event."""
-        group, at, t = events.group, events.at, events.t
-        if sessions is None:
-            starts, sessions = events.starts, np.zeros(len(events.starts), np.int64)
-        else:
-            by_stream = np.lexsort((sessions, group))
-            group, at, t, sessions = (c[by_stream] for c in (group, at, t, sessions))
-            starts = starts_of((group[1:] != group[:-1]) | (sessions[1:] != sessions[:-1]))
-            sessions = sessions[starts]
-        rows = self._rows(pairs[group[starts]], sessions)
-        stream = np.repeat(np.arange(len(starts)), lengths_of(starts, len(t)))
+    def follow(
+        self, events: Events, pairs: Int64s, session: NDArray[np.int32] | None, names: list[str]
+    ) -> Watched:
+        """Applies the rules. `pairs` are the rows of the groups.
+
+        `session` is an index into `names` an event; None if all are nameless.
+        """
+        group, at, t, starts = events.group, events.at, events.t, events.starts
+        hashes = np.zeros(len(starts), np.int64)
+        if session is not None:
+            number, hashed = _hash_sessions(session, names)
+            changes = number[1:] != number[:-1]
+            if (changes & (group[1:] == group[:-1])).any():
+                by_stream = order_of(group * len(names) + number, len(starts) * len(names))
+                group, at, t, number = (c.take(by_stream) for c in (group, at, t, number))
+                changes = number[1:] != number[:-1]
+                starts = starts_of((group[1:] != group[:-1]) | changes)
+            hashes = hashed.take(number.take(starts))
+        rows = self._rows(pairs.take(group.take(starts)), hashes)
+        stream = np.arange(len(starts)).repeat(lengths_of(starts, len(t)))
         late = self._is_late(t, stream, starts, rows)
-        all_group, all_at, all_t = group, at, t
-        if late.any():
-            at, t, group, stream = (column[~late] for column in (at, t, group, stream))
-        watched = self._play(at, t, group, stream, rows)
+        if late is None:
+            watched = self._play(at, t, group, stream, rows)
+            if self._rules.credit == "duration":
+                watched.credit = at
+            return watched
+        on_time = (~late).nonzero()[0]
+        at_on_time, t_on_time = at.take(on_time), t.take(on_time)
+        watched = self._play(at_on_time, t_on_time, group.take(on_time), stream.take(on_time), rows)
         if self._rules.credit == "position":
             return watched
-        opens_view = np.zeros(len(all_t), np.bool_)
-        opens_view[~late] = watched.opens_view
-        return Watched(all_group, all_t, all_at, opens_view)
+        opens_view = np.zeros(len(t), np.bool_)
+        opens_view[on_time] = watched.opens_view
+        return Watched(group, t, at, opens_view)
 
     def open_runs(self, pairs: Int64s) -> Intervals:
         """The open runs that cover anything, of all streams of `pairs`."""
         which, rows = self._of_pairs(pairs)
-        runs = Intervals(which, self.table["run_start"][rows], self.table["last_at"][rows])
+        runs = Intervals(
+            which, self.table["run_start"].take(rows), self.table["last_at"].take(rows)
+        )
         return runs.covering()
 
     def last_t(self, pairs: Int64s) -> Int64s:
@@ -123,19 +138,35 @@ class Streams:
 
     def _of_pairs(self, pairs: Int64s) -> tuple[Int64s, Int64s]:
         """The streams of `pairs`: the index of the pair, and the stream's row."""
-        nameless = self._pairs["nameless_stream"][pairs].astype(np.int64)
-        has_nameless = np.flatnonzero(nameless != NONE)
+        nameless = self._pairs["nameless_stream"].take(pairs).astype(np.int64)
+        has_nameless = (nameless != NONE).nonzero()[0]
         which, at = self._named.positions(pairs)
-        rows = np.concatenate([nameless[has_nameless], self._named["stream"][at]])
+        if not len(which):
+            return has_nameless, nameless.take(has_nameless)
+        rows = np.concatenate([nameless.take(has_nameless), self._named["stream"].take(at)])
         return np.concatenate([has_nameless, which]), rows
 
-    def _is_late(self, t: Int64s, stream: Int64s, starts: Int64s, rows: Int64s) -> Bools:
-        """Rule 2: earlier than the stream's last t, which late events do not move."""
+    def _is_late(self, t: Int64s, stream: Int64s, starts: Int64s, rows: Int64s) -> Bools | None:
+        """Rule 2: earlier than the stream's last t, which late events do not move; None if none."""
+        last_t = self.table["last_t"].take(rows)
+        is_back = np.empty(len(t), np.bool_)
+        np.less(t[1:], t[:-1], out=is_back[1:])
+        is_back[starts] = t.take(starts) < last_t
+        if not is_back.any():
+            return None
+        # Only in a stream that goes back once is anything late.
+        suspect = np.zeros(len(rows), np.bool_)
+        suspect[stream[is_back]] = True
+        at = suspect.take(stream).nonzero()[0]
+        t, stream = t.take(at), stream.take(at)
         # One running maximum over all streams: each is lifted above the one before it.
         lift = stream * (np.ptp(t) + 1)
         highest = np.maximum.accumulate(t + lift) - lift
-        before = before_each(highest, starts, self.table["last_t"][rows])
-        return t < np.maximum(before, self.table["last_t"][rows][stream])
+        starts = starts_of(stream[1:] != stream[:-1])
+        before = before_each(highest, starts, last_t.take(stream.take(starts)))
+        late = np.zeros(len(is_back), np.bool_)
+        late[at] = t < np.maximum(before, last_t.take(stream))
+        return late
 
     def _play(self, at: Int64s, t: Int64s, group: Int64s, stream: Int64s, rows: Int64s) -> Watched:
         """Rules 1, 3 and 4, for events in stream order of which none is late.
@@ -144,61 +175,82 @@ class Streams:
         """
         if not len(at):
             return Watched(group, t, at, np.zeros(0, np.bool_))
+        table = self.table
         starts = starts_of(stream[1:] != stream[:-1])
-        touched = rows[stream[starts]]
-        first = np.zeros(len(at), np.bool_)
-        first[starts] = self.table["last_t"][touched] == NONE
-        last_t = before_each(t, starts, self.table["last_t"][touched])
-        last_at = before_each(at, starts, self.table["last_at"][touched])
-        opens_view = first | (t - last_t > self._rules.idle_ms)  # 1, 3
-        step = at - last_at
+        touched = rows.take(stream.take(starts))
+        last_t, last_at = table["last_t"].take(touched), table["last_at"].take(touched)
+        at_before = before_each(at, starts, last_at)
+        opens_view = t - before_each(t, starts, last_t) > self._rules.idle_ms  # 3
+        is_new = last_t == NONE
+        if is_new.any():
+            opens_view[starts[is_new]] = True  # 1
+        step = at - at_before
         goes_on = ~opens_view & (step >= 0) & (step <= self._rules.max_gap_ms)  # 4
-        open_start = self.table["run_start"][touched]
-        run_start = _run_starts(at, goes_on, starts, open_start)
-        start_before = before_each(run_start, starts, open_start)
-        if self._rules.credit == "position":
-            of_pairs = self.table["pair"][rows].astype(np.int64)[stream]
-            self._count_runs(of_pairs, at, goes_on, starts, run_start, last_at)
-            closed = np.flatnonzero(~goes_on & ~first & (last_at > start_before))
-            self._runs.close(Intervals(of_pairs[closed], start_before[closed], last_at[closed]))
-        else:
-            run_start = at  # nothing is covered
         last = last_of(starts, len(at))
-        for name, column in (("last_t", t), ("last_at", at), ("run_start", run_start)):
-            self.table[name][touched] = column[last]
-        return Watched(group, t, np.where(goes_on, step, 0), opens_view)
+        if self._rules.credit == "position":
+            run_start = self._follow_runs(at, at_before, goes_on, starts, touched, is_new)
+        else:
+            run_start = at.take(last)  # nothing is covered
+        table["last_t"][touched] = t.take(last)
+        table["last_at"][touched] = at.take(last)
+        table["run_start"][touched] = run_start
+        return Watched(group, t, step * goes_on, opens_view)
 
-    def _count_runs(
+    def _follow_runs(
         self,
-        pairs: Int64s,
         at: Int64s,
+        at_before: Int64s,
         goes_on: Bools,
         starts: Int64s,
-        run_start: Int64s,
-        last_at: Int64s,
-    ) -> None:
+        touched: Int64s,
+        is_new: Bools,
+    ) -> Int64s:
+        """Closes runs, and has retention count what they come to; where the open ones began.
+
+        A piece is what a run has of a stream's events: all of them, mostly.
+        """
+        begins = ~goes_on
+        begins[starts] = True
+        first = begins.nonzero()[0]
+        end, end_before = at.take(last_of(first, len(at))), at_before.take(first)
+        goes_on = goes_on.take(first)
+        open_start = self.table["run_start"].take(touched)
+        of_stream = first.searchsorted(starts)
+        length = lengths_of(of_stream, len(first))
+        start = np.where(goes_on, open_start.repeat(length), at.take(first))
+        start_before = before_each(start, of_stream, open_start)
+        pairs = self.table["pair"].take(touched).astype(np.int64).repeat(length)
+        self._count_runs(pairs, start, end, np.where(goes_on, end_before, start))
+        is_closed = ~goes_on & (end_before > start_before)
+        if is_new.any():
+            is_closed[of_stream[is_new]] = False
+        if is_closed.any():
+            closed = is_closed.nonzero()[0]
+            runs = Intervals(pairs, start_before, end_before).take(closed)
+            self._runs.close(runs)
+        return start.take(last_of(of_stream, len(first)))
+
+    def _count_runs(self, pairs: Int64s, start: Int64s, end: Int64s, end_before: Int64s) -> None:
         """Has retention count the buckets that runs come to, before the runs are stored."""
-        is_new_stream = np.zeros(len(at), np.bool_)
-        is_new_stream[starts] = True
-        first = np.flatnonzero(is_new_stream | ~goes_on)  # of each run in this batch
-        start, end = run_start[first], at[last_of(first, len(at))]
         # A run that covered something has been counted up to where it was.
-        is_counted = goes_on[first] & (last_at[first] > start)
-        counted_to = np.where(is_counted, (last_at[first] - 1) // BUCKET_MS + 1, start // BUCKET_MS)
+        is_counted = end_before > start
+        counted_to = np.where(is_counted, (end_before - 1) // BUCKET_MS + 1, start // BUCKET_MS)
         stop = (end - 1) // BUCKET_MS + 1
-        longer = (stop > counted_to) & (end > start)
-        group = pairs[first[longer]]
-        if len(group):
+        longer = ((stop > counted_to) & (end > start)).nonzero()[0]
+        if len(longer):
+            group = pairs.take(longer)
             of_pair = starts_of(group[1:] != group[:-1])
-            distinct = group[of_pair]
-            which = np.repeat(np.arange(len(of_pair)), lengths_of(of_pair, len(group)))
-            played = Intervals(which, counted_to[longer], stop[longer])
+            distinct = group.take(of_pair)
+            which = np.arange(len(of_pair)).repeat(lengths_of(of_pair, len(group)))
+            played = Intervals(which, counted_to.take(longer), stop.take(longer))
             self._runs.play(distinct, played, self.open_runs(distinct))
 
     def _rows(self, pairs: Int64s, sessions: Int64s) -> Int64s:
         """The rows of distinct streams in pair order."""
         named = sessions != 0
-        rows = self._pairs["nameless_stream"][pairs].astype(np.int64)
+        if named.all():
+            return self._named_rows(pairs, sessions)
+        rows = self._pairs["nameless_stream"].take(pairs).astype(np.int64)
         is_new = (rows == NONE) & ~named
         if is_new.any():
             of_pairs = pairs[is_new]
@@ -212,16 +264,20 @@ class Streams:
         rows, is_new = self.table.find_or_add(
             _keys(pairs, sessions), pair=pairs, session_hash=sessions
         )
-        self._named.append(pairs[is_new], stream=rows[is_new])
+        if is_new.any():
+            self._named.append(pairs[is_new], stream=rows[is_new])
         return rows
 
 
-def _run_starts(at: Int64s, goes_on: Bools, starts: Int64s, open_start: Int64s) -> Int64s:
-    """Where the run of each event began; `open_start` is where the group's open one did."""
-    lengths = lengths_of(starts, len(at))
-    opened = np.maximum.accumulate(np.where(goes_on, NONE, np.arange(len(at))))
-    in_group = opened >= np.repeat(starts, lengths)
-    return np.where(in_group, at[opened], np.repeat(open_start, lengths))
+def _hash_sessions(session: NDArray[np.int32], names: list[str]) -> tuple[Int64s, Int64s]:
+    """Equal names with equal numbers, an event each; and a hash a number, 0 for the nameless."""
+    if len(set(names)) < len(names):
+        numbers: dict[str, int] = {}
+        number = [numbers.setdefault(name, len(numbers)) for name in names]
+        session, names = np.array(number, np.int32).take(session), list(numbers)
+    digest = xxhash.xxh3_64_intdigest
+    hashes = np.array([digest(name.encode()) | 1 if name else 0 for name in names], np.uint64)
+    return session.astype(np.int64), hashes.view(np.int64)
 
 
 def _keys(pairs: Int64s, sessions: Int64s) -> Int64s:

@@ -63,21 +63,6 @@ def test_a_union_is_a_set_of_integers_a_group(intervals: Intervals) -> None:
 
 
 @given(INTERVALS)
-def test_the_numbers_in_intervals(intervals: Intervals) -> None:
-    group, number = intervals.numbers()
-    assert list(zip(group.tolist(), number.tolist(), strict=True)) == sorted(
-        set(numbers_of(intervals))
-    )
-
-
-@given(INTERVALS, st.lists(st.tuples(st.integers(0, 3), st.integers(0, 70)), max_size=20))
-def test_a_union_holds_its_numbers(intervals: Intervals, asked: list[tuple[int, int]]) -> None:
-    group, number = np.array(asked, np.int64).reshape(-1, 2).T
-    held = set(numbers_of(intervals))
-    assert intervals.union().hold(group, number).tolist() == [each in held for each in asked]
-
-
-@given(INTERVALS)
 def test_runs_touch_the_buckets_that_they_cover_a_part_of(intervals: Intervals) -> None:
     scaled = Intervals(intervals.group, intervals.start * 1_700, intervals.end * 1_700)
     buckets = scaled.covering().buckets()

@@ -1,19 +1,21 @@
 """Events as columns: however they came, and wherever they are cut."""
 
 import json
-from itertools import pairwise
+from dataclasses import replace
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.event import Part, to_batch
+from aggregator.event import Event, Part, to_batch
 from aggregator.router import _split, shard_of
 from api.arrow_intake import parse_arrow
 from api.intake import parse_json
-from persistence.batch import OPTIONAL, Batch
+from persistence.batch import OPTIONAL, Batch, BatchError, Encoded
 from tests.arrow_streams import TEXT_TYPES, batch, stream
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -65,6 +67,52 @@ def test_a_batch_decodes_to_itself(batch: Batch) -> None:
 def test_batches_join_in_order(parts: list[Batch]) -> None:
     joined = Batch.concatenate(parts)
     assert rows(joined) == [row for part in parts for row in rows(part)]
+
+
+@given(st.lists(batches(), min_size=1, max_size=4))
+def test_encoded_batches_join_as_decoded_ones(parts: list[Batch]) -> None:
+    joined = Encoded.join([Encoded.of(part.encode()) for part in parts])
+    assert rows(joined) == rows(Batch.concatenate(parts))
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        [["ana", "ben"], ["ben", ""], ["ana"]],
+        [["ana"], [], ["ben"]],
+        [[], []],
+        [["ana"], ['b"en'], ["c\\"]],
+        [['","'], ["],["]],
+        [["ana", "ana"], ["ana", "ana"]],
+    ],
+)
+def test_name_tables_join(tables: list[list[str]]) -> None:
+    """Whatever the names have in them, and with tables that no event needs."""
+    batches = []
+    for names in tables:
+        codes = np.arange(len(names), dtype=np.int32)
+        zeros = np.zeros(len(names), np.int32)
+        batches.append(Batch(names, ["m"], [""], codes, zeros, zeros, codes.astype(np.int64)))
+    joined = Encoded.join([Encoded.of(batch.encode()) for batch in batches])
+    assert [joined.users[code] for code in joined.user] == list(chain.from_iterable(tables))
+
+
+@pytest.mark.parametrize("table", [b'["a";"b"]', b'["a","b"', b'["a" "b"]', b"null", b'["a\xff"]'])
+def test_a_name_table_that_is_not_one_does_not_join(table: bytes) -> None:
+    encoded = [Batch(["a", "b"], ["m"], [""], *np.zeros((4, 1), np.int32)).encode()] * 2
+    damaged = encoded[0].replace(b'["a","b"]', table.ljust(9))
+    with pytest.raises(BatchError):
+        Encoded.join([Encoded.of(encoded[0]), Encoded.of(damaged)])
+
+
+def test_a_code_without_a_name_does_not_join() -> None:
+    """It would be another batch's name."""
+    batches = [to_batch([Part([Event(user, "m", 1.0)])]) for user in ("ann", "bob")]
+    for others in (batches, batches[:1] * 2):  # with other names, and with the same
+        for code in (1, -1):
+            lacking = replace(others[0], user=np.array([code], np.int32))
+            with pytest.raises(BatchError, match="a code has no name in users"):
+                Encoded.join([Encoded.of(each.encode()) for each in (lacking, others[1])])
 
 
 @given(batches(), st.randoms())

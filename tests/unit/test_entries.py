@@ -16,7 +16,7 @@ from aggregator.commands import (
     UnmarkCompleted,
     encode,
 )
-from aggregator.entries import Entry, facts_of
+from aggregator.entries import Found, facts_of
 from aggregator.event import Event, Part, to_batch
 from persistence import log
 from persistence.epoch import Epoch
@@ -27,7 +27,7 @@ from persistence.log import Log, Record
 OWNER = "an id/1/0"
 
 
-def logged(folder: Path, records: Sequence[Record]) -> list[Entry]:
+def logged(folder: Path, records: Sequence[Record]) -> list[Found]:
     opened = Log(folder / "log", OWNER, Epoch(folder), 1, 1 << 20)
     opened.append(records)
     opened.close()

@@ -25,6 +25,7 @@ from typing import IO
 
 import msgspec
 import psutil
+import pyarrow as pa
 
 from aggregator import checkpoint
 from aggregator.checkpoint import Folders, Frozen
@@ -167,6 +168,8 @@ def _follow_the_parent() -> None:
 
 def _yield_to_others() -> None:
     os.nice(NICENESS)
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
     with contextlib.suppress(OSError):
         psutil.Process().ionice(psutil.IOPRIO_CLASS_BE, 7)
 

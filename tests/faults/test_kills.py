@@ -230,13 +230,13 @@ Fault = Callable[[Service], object]
 #: In each round.
 USUAL: list[Fault] = [
     kill_shard,
-    kill_worker_and_shard,
     kill_all_and_split_anew,
     kill_control_store,
-    stop_in_order,
 ]
 #: One in a single round, all in longer runs.
 OTHERS: list[Fault] = [
+    kill_worker_and_shard,
+    stop_in_order,
     kill_shard_while_it_recovers,
     kill_worker,
     kill_all,
@@ -393,7 +393,6 @@ def test_the_same_batch_a_hundred_times_counts_once(service: Service) -> None:
         kill_workers,
         Service.wait_for_snapshots,
         kill_all,
-        stop_in_order,
     ]
     for interfere in interferences:
         for batch in batches:

@@ -13,7 +13,7 @@ serve: .venv/runtime.stamp ## Run the service
 
 test: lint ## Run all checks, then all tests
 	@sh scripts/browser.sh
-	.venv/bin/pytest -q --numprocesses 2 --dist loadfile $(ARGS)
+	.venv/bin/pytest -q --numprocesses 2 --dist worksteal $(ARGS)
 
 soak: lint ## Break things for hours: the fault tests, PLAYHEAD_ROUNDS (20) times as long
 	PLAYHEAD_ROUNDS=$${PLAYHEAD_ROUNDS:-20} .venv/bin/pytest -q tests/faults $(ARGS)

@@ -18,7 +18,7 @@ from persistence import manifest
 from persistence.facts import Origin, encode, in_order
 from persistence.snapshot import FORMAT, Manifest, TableFile
 from persistence.store import Store, StoredFile
-from tests.playhead import COMMAND, Playhead
+from tests.playhead import COMMAND, Playhead, eventually
 
 #: Checkpoints all the time, so that facts are stored and erases made final while it is checked.
 BUSY = ("--snapshot-log-bytes", "8192", "--erase-delay-s", "0.2", "--segment-bytes", "4096")
@@ -98,10 +98,16 @@ def agreeing(result: subprocess.CompletedProcess[str], shards: int) -> list[str]
     return lines
 
 
+def shards_of(playhead: Playhead) -> list[dict[str, Any]]:
+    shards: list[dict[str, Any]] = playhead.get("/v1/stats").json()["shards"]
+    return shards
+
+
 def test_a_server_under_load_agrees_with_its_disk(playhead: Playhead) -> None:
     playhead.start("--shards", "3", *BUSY)
     traffic = Traffic(playhead)
     traffic.go_on(20)
+    eventually(lambda: all(each["snapshot_sequence"] for each in shards_of(playhead)), "saved")
     stop = threading.Event()
 
     def keep_going() -> None:

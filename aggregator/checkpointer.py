@@ -35,9 +35,12 @@ from aggregator.rules import Rules
 from aggregator.state import State
 from persistence import snapshot
 from persistence.errors import PersistenceError
+from persistence.snapshot import Snapshot
 
 #: Serving comes first, and yet the log does not grow for ever on a busy machine.
 NICENESS = 10
+#: It doubles a shard's memory: where that is too much, this process is to go, not the shard.
+OOM_SCORE = 500
 #: From <sys/prctl.h>: the signal that this process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
@@ -72,8 +75,8 @@ class Checkpointer:
     @classmethod
     def start(cls, order: Order, lock: int) -> "Checkpointer":
         """`lock` is the descriptor of the shard's lock: no other has the folder meanwhile."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "aggregator.checkpointer"],
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "aggregator.checkpointer", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[lock],
@@ -102,7 +105,7 @@ class Checkpointer:
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `_receive` finds out how it ended
+        with contextlib.suppress(BrokenPipeError, ValueError):  # `_receive` finds how it ended
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
 
@@ -118,24 +121,26 @@ class Checkpointer:
 
 def main() -> None:
     """The process: an `Order` and a go-ahead come in, two `Report`s go out."""
-    _follow_the_parent()
+    _follow(int(sys.argv[1]))
     _yield_to_others()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     orders, reports = sys.stdin.buffer, sys.stdout.buffer
     order = msgspec.json.decode(orders.readline(), type=Order)
     try:
         folders = Folders.of(Path(order.folder), order.shard, order.owner)
-        frozen = _frozen(folders, order)
+        newest, damage = snapshot.load_newest(folders.snapshots, folders.owner)
+        frozen = _frozen(folders, newest, order)
         _send(reports, Report())
         if orders.readline():
+            if damage:  # else it would count among those that are kept
+                snapshot.set_aside(folders.snapshots, damage)
             checkpoint.write(folders, frozen)
             _send(reports, Report())
     except (OSError, PersistenceError) as error:
         _send(reports, Report(str(error)))
 
 
-def _frozen(folders: Folders, order: Order) -> Frozen:
-    newest, _ = snapshot.load_newest(folders.snapshots, folders.owner)
+def _frozen(folders: Folders, newest: Snapshot | None, order: Order) -> Frozen:
     state = State(order.rules, order.hours_kept_days)
     recovered = replayed(folders, newest, state, order.sequence)
     if recovered.next_sequence != order.sequence + 1:
@@ -158,9 +163,8 @@ def _send(reports: IO[bytes], report: Report) -> None:
         os._exit(EXIT_ORPHANED)
 
 
-def _follow_the_parent() -> None:
+def _follow(parent: int) -> None:
     """Ends this process with its parent, however that ends: the next one needs the folder."""
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit()
@@ -172,6 +176,7 @@ def _yield_to_others() -> None:
     pa.set_io_thread_count(1)
     with contextlib.suppress(OSError):
         psutil.Process().ionice(psutil.IOPRIO_CLASS_BE, 7)
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
 if __name__ == "__main__":

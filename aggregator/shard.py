@@ -196,10 +196,9 @@ class Shard:
             await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
         if self._committer is not None:
             self._committer.cancel()
-        if self._checkpointer is not None:
-            self._checkpointer.kill()
         if self._checkpointing is not None:
-            await self._checkpointing
+            self._checkpointing.cancel()
+            await asyncio.wait([self._checkpointing])
         if self._applied_sequence > self._snapshot_sequence:
             await self.checkpoint()
         self._disk.shutdown()
@@ -399,13 +398,13 @@ class Shard:
             settings.hours_kept_days,
             sequence,
         )
-        self._checkpointer = Checkpointer.start(order, self._lock.descriptor)
+        self._checkpointer = maker = Checkpointer.start(order, self._lock.descriptor)
         try:
-            await asyncio.to_thread(self._checkpointer.prepare)
+            await asyncio.to_thread(maker.prepare)
             async with self._files.changing():
-                await asyncio.to_thread(self._checkpointer.write)
+                await asyncio.to_thread(maker.write)
         finally:
-            self._checkpointer.kill()
+            await asyncio.to_thread(maker.kill)  # its memory takes a while to be given back
             self._checkpointer = None
 
     def _postpone_checkpoint(self, error: Exception) -> None:

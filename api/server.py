@@ -221,6 +221,7 @@ class Server:
         self._orders = Orders(settings.model_dump_json(), cluster.membership())
         self._listening = listening
         self._stopping = asyncio.Event()
+        self._is_told_to_stop = False
         self._workers_ready = 0
         self._worker_came = asyncio.Event()
 
@@ -231,7 +232,7 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._stop)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self._settings.workers):
@@ -242,7 +243,11 @@ class Server:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         stopping.keep()  # the loop, as it closes, leaves signals to the system
-        return lost
+        return None if self._is_told_to_stop else lost
+
+    def _stop(self) -> None:
+        self._is_told_to_stop = True
+        self._stopping.set()
 
     async def _stop_or_loss(self) -> str | None:
         """Has the workers finish when told to stop, or when Ray has lost what is named."""

@@ -237,7 +237,8 @@ class _JoinedNames:
     def of(cls, tables: Sequence[memoryview]) -> "_JoinedNames":
         """Raises `ValueError` for what is not JSON."""
         joined = b"".join(tables)
-        if joined == bytes(tables[0]) * len(tables):
+        size = len(tables[0]) * len(tables)  # seen first: the copies may be far larger than all
+        if len(joined) == size and joined == bytes(tables[0]) * len(tables):
             return cls(orjson.loads(tables[0]), None, np.zeros(0, np.intp))
         starts = np.cumsum([0, *map(len, tables[:-1])])
         return cls._cut(joined, starts) or cls._parse(tables)

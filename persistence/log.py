@@ -175,14 +175,19 @@ class Log:
         self._synced.close()
 
     def _open_newest(self) -> tuple[int, int]:
+        for draft in self._folder.glob("*.tmp"):
+            draft.unlink()
         newest = max(segments(self._folder), default=None)
-        if newest is None:
-            return self._create_segment()
-        if self._synced.read() < self.next_sequence - 1:
+        noted, durable = self._synced.read(), self.next_sequence - 1
+        if newest is not None and noted < durable:
             # What a process before this one did not sync may be in memory alone, and no
             # fsync tells: after one that failed, the next says that all is well.
             replace_file(newest, newest.read_bytes())
-            self._synced.write(self.next_sequence - 1)
+        if noted != durable:  # it is ahead where a start went on without a last record
+            self._synced.write(durable)
+        if newest is None:
+            return self._create_segment()
+        sync_folder(self._folder)  # for a process that ended before it did
         descriptor = os.open(newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         return descriptor, os.fstat(descriptor).st_size
 

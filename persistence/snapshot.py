@@ -85,6 +85,8 @@ def prune(folder: Path, alone: bool = False) -> int:
     Returns the sequence of the oldest that is left, 0 if there is none.
     """
     _remove_drafts(folder)
+    if folder.is_dir():
+        sync_folder(folder)  # for a rename that a process before this one did not live to sync
     newest_first = complete(folder)
     kept = newest_first[: 1 if alone else KEPT]
     gone = newest_first[len(kept) :]

@@ -1,6 +1,7 @@
 """Events as columns: however they came, and wherever they are cut."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any
@@ -103,6 +104,18 @@ def test_a_name_table_that_is_not_one_does_not_join(table: bytes) -> None:
     damaged = encoded[0].replace(b'["a","b"]', table.ljust(9))
     with pytest.raises(BatchError):
         Encoded.join([Encoded.of(encoded[0]), Encoded.of(damaged)])
+
+
+def test_many_small_batches_after_a_large_one_join_in_little_memory() -> None:
+    """All were compared with as many copies of the first one's names."""
+    events = [Event(f"user-{number:08}", "m", 1.0) for number in range(20_000)]
+    large, small = (Encoded.of(to_batch([Part(part)]).encode()) for part in (events, events[:1]))
+    tracemalloc.start()
+    joined = Encoded.join([large, *[small] * 2_000])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(joined) == 22_000
+    assert peak < 50 << 20
 
 
 def test_a_code_without_a_name_does_not_join() -> None:

@@ -199,6 +199,13 @@ def test_it_ends_with_the_shard_and_keeps_the_lock_until_then(tmp_path: Path) ->
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+def test_one_whose_shard_has_gone_does_nothing() -> None:
+    """Before it could ask to end with it: it held the folder's lock, and read all of it."""
+    command = [sys.executable, "-m", "aggregator.checkpointer", "1"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
 def test_it_yields_to_others() -> None:
     script = "import os; from aggregator import checkpointer as c; c._yield_to_others(); "
     found = subprocess.check_output([sys.executable, "-c", f"{script}print(os.nice(0))"])

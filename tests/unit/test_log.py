@@ -215,6 +215,51 @@ def test_what_is_not_known_to_be_acknowledged_may_be_cut(tmp_path: Path) -> None
         assert sequences(tmp_path) == []
 
 
+def test_a_start_that_goes_on_without_the_last_record_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The note stayed ahead, and a segment that was cut while it was created was refused."""
+    segment = written(tmp_path)
+    segment.write_bytes(segment.read_bytes()[:-1])
+    assert sequences(tmp_path) == [1, 2]
+    open_log(tmp_path, next_sequence=3).close()
+    assert log.synced(tmp_path / "log") == 2
+    caplog.clear()
+    segment.with_name(f"{3:020}.log").write_bytes(b"PHLOG")
+    assert sequences(tmp_path) == [1, 2]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_what_is_not_known_to_be_synced_is_written_anew(tmp_path: Path) -> None:
+    segment = written(tmp_path)
+    content, file = segment.read_bytes(), segment.stat().st_ino
+    open_log(tmp_path, next_sequence=4).close()
+    assert segment.stat().st_ino == file  # it is known
+    segment.with_name(log.SYNCED).unlink()
+    segment.with_name(f"{segment.name}.tmp").write_bytes(b"cut short")
+    open_log(tmp_path, next_sequence=4).close()
+    assert segment.stat().st_ino != file
+    assert segment.read_bytes() == content
+    assert log.synced(tmp_path / "log") == 3
+    assert list(segment.parent.glob("*.tmp")) == []
+
+
+def test_a_full_disk_keeps_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = written(tmp_path)
+    segment.with_name(log.SYNCED).unlink()
+    content = segment.read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        open_log(tmp_path, next_sequence=4)
+    monkeypatch.undo()
+    assert {path.suffix for path in segment.parent.iterdir()} <= {".log", ""}
+    assert segment.read_bytes() == content
+
+
 def test_a_damaged_note_of_what_was_acknowledged_is_refused(tmp_path: Path) -> None:
     synced = written(tmp_path).with_name(log.SYNCED)
     whole = synced.read_bytes()

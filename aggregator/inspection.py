@@ -155,8 +155,9 @@ def _read_shard(folders: Folders, shard: int, rules: Rules, up_to: int | None) -
 def newest_snapshot(folders: Folders, up_to: int | None = None) -> Snapshot | None:
     """The newest whole snapshot, or None without any; raises `DamagedError` if it is too new."""
     newest, damage = snapshot.load_newest(folders.snapshots, folders.owner)
-    if newest is None and damage and not log.segments(folders.log):
-        raise damage[0]
+    firsts = [int(path.stem) for path in log.segments(folders.log)]
+    if damage and (not firsts or firsts[0] > (newest.sequence if newest else 0) + 1):
+        raise damage[0]  # the log does not make up for it
     if newest is not None and up_to is not None and newest.sequence > up_to:
         what = f"it is newer than record {up_to}, up to which was to be read"
         raise DamagedError(folders.snapshots / f"{newest.sequence:019}", 0, what)

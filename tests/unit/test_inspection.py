@@ -378,3 +378,21 @@ def test_a_hold_ends_also_when_its_holder_is_gone(tmp_path: Path) -> None:
         assert len([*folder.glob("snapshots/*")]) == 2
 
     asyncio.run(run())
+
+
+def test_damaged_snapshots_that_no_log_makes_up_for_are_named(tmp_path: Path) -> None:
+    """The log was, as it lacks what they had."""
+
+    async def run() -> None:
+        async with shards_in(tmp_path) as (shard,):
+            for sequence in range(1, 4):
+                await send(shard, sequence, watch("u", "m", sequence * 100, sequence * 100 + 50))
+                await shard.checkpoint()
+
+    asyncio.run(run())
+    manifests = sorted(tmp_path.glob("shard-0000/snapshots/*/MANIFEST.json"), reverse=True)
+    manifests[0].write_bytes(b"{}")
+    assert inspect(tmp_path).shards[0].snapshot_sequence == 2
+    manifests[1].write_bytes(b"{}")
+    with pytest.raises(DamagedError, match=str(manifests[0])):
+        inspect(tmp_path)

@@ -21,7 +21,10 @@ from persistence.store import Store, StoredFile
 from tests.playhead import COMMAND, Playhead, eventually
 
 #: Checkpoints all the time, so that facts are stored and erases made final while it is checked.
-BUSY = ("--snapshot-log-bytes", "8192", "--erase-delay-s", "0.2", "--segment-bytes", "4096")
+BUSY = (
+    *("--snapshot-log-bytes", "8192", "--snapshot-interval-s", "1"),
+    *("--erase-delay-s", "0.2", "--segment-bytes", "4096"),
+)
 
 
 def check(data_dir: Path) -> subprocess.CompletedProcess[str]:

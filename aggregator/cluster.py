@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -23,7 +24,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aggregator import lifeline, sockets
+from aggregator import environment, lifeline, sockets
 from aggregator.actor import Description, ShardActor
 from aggregator.link import node_id
 from aggregator.shard import ShardSettings
@@ -40,6 +41,8 @@ CLOSE_TIMEOUT_S = 5.0
 HEAD = ("gcs_server", "raylet")
 #: Between looks at whether they live while the shards start.
 LOOK_EVERY_S = 1.0
+#: Between looks at whether what was killed has let go of its files.
+LOOK_AGAIN_S = 0.05
 #: For Ray's processes to be gone once they are killed.
 KILLED_TIMEOUT_S = 5.0
 
@@ -147,6 +150,7 @@ class Cluster:
         """Closes the shards, each with a last snapshot, and Ray if it was started here."""
         if self._lost_head() is not None:
             self.abandon()
+            environment.remove_at_exit(self._runtime_folder)
             return
         if self._actors:
             closing = [actor.close.remote() for actor in self._actors]
@@ -167,7 +171,11 @@ class Cluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(children, KILLED_TIMEOUT_S)  # what is below them, init waits for
-        shutil.rmtree(self._runtime_folder, ignore_errors=True)
+        deadline_s = time.monotonic() + KILLED_TIMEOUT_S
+        while self._runtime_folder.exists() and time.monotonic() < deadline_s:
+            # One of them may still write there.
+            shutil.rmtree(self._runtime_folder, ignore_errors=True)
+            time.sleep(LOOK_AGAIN_S)
 
     def _end_lifeline(self) -> None:
         if self._lifeline is not None:

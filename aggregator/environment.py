@@ -4,8 +4,11 @@ So this runs before anything imports Ray, and all of Ray's processes inherit it.
 What the user has set is kept.
 """
 
+import atexit
 import os
 import secrets
+import shutil
+from pathlib import Path
 
 _ALWAYS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,6 +27,8 @@ _EMBEDDED = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
+#: What Ray makes again as the process ends, where it has lost its head.
+_remade: list[Path] = []
 
 
 def prepare(embedded: bool) -> None:
@@ -33,3 +38,14 @@ def prepare(embedded: bool) -> None:
         os.environ.setdefault(name, value)
     if embedded:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    atexit.register(_remove)  # what is registered before Ray's comes after it
+
+
+def remove_at_exit(folder: Path) -> None:
+    """Has `folder` go when Ray has done what it does as the process ends."""
+    _remade.append(folder)
+
+
+def _remove() -> None:
+    for folder in _remade:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -29,10 +29,11 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
     settings = settings or Settings()
     configure(settings.log_level)
     environment.prepare(embedded=settings.ray_address is None)
-    stopping.install()
     with contextlib.suppress(KeyboardInterrupt):
+        stopping.keep()  # an import that is interrupted may swallow it
         from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
 
+        stopping.install()
         try:
             server.serve(settings)
         except (PersistenceError, server.StartError, OSError) as error:

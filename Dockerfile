@@ -17,6 +17,7 @@ RUN pip install --require-hashes -r requirements.txt
 COPY pyproject.toml LICENSE ./
 COPY aggregator aggregator
 COPY api api
+COPY kernels kernels
 COPY persistence persistence
 COPY benchmarks benchmarks
 RUN pip install --no-deps --no-build-isolation .
@@ -24,6 +25,8 @@ RUN pip install --no-deps --no-build-isolation .
 # Started from elsewhere than the sources, the service runs what was installed.
 WORKDIR /data
 USER playhead
+# Into the user's cache, so that no container compiles when it starts.
+RUN python -m api.warm_up
 VOLUME /data
 
 ENV PLAYHEAD_HOST=0.0.0.0 \

@@ -28,15 +28,15 @@ format: .venv/dev.stamp ## Put imports and layout in order
 	.venv/bin/ruff check --fix-only
 	.venv/bin/ruff format
 
-bench: .venv/runtime.stamp ## Measure throughput
-	.venv/bin/python -m benchmarks.throughput $(ARGS)
+bench: .venv/dev.stamp ## Measure everything, beside Redis and Postgres (ARGS=--quick: in 5 minutes)
+	.venv/bin/python -m benchmarks.suite $(ARGS)
 
 lock: .venv/runtime.stamp ## Resolve requirements*.txt again (ARGS=--upgrade: to the newest)
 	sh scripts/lock.sh $(ARGS)
 
 clean: ## Remove .venv, caches and build output, but never data
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find aggregator api persistence benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+	find aggregator api kernels persistence benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/runtime.stamp: requirements.txt pyproject.toml
 	@sh scripts/setup.sh requirements.txt $@

@@ -1,6 +1,7 @@
 """The Ray actor around a shard. Ray places it, restarts it and finds it by name."""
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -9,10 +10,11 @@ from pathlib import Path
 import msgspec
 import ray
 
-from aggregator import lifeline, wire
+from aggregator import lifeline, warm_up, wire
 from aggregator.messages import Refused
-from aggregator.shard import Shard, ShardSettings
+from aggregator.shard import SWIFT, Shard, ShardSettings
 from aggregator.sockets import socket_path
+from aggregator.wire import Respond
 from persistence.errors import PersistenceError
 
 #: Between attempts to recover a shard that could not.
@@ -48,21 +50,47 @@ class ShardActor:
         self._failure: str | None = None
         self._retry_at_s = 0.0
         self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        warm_up.warm_up()
         self._open()
 
     async def handle(self, frame: bytes) -> bytes:
         """The encoded reply; `Refused` also when handling fails, so that no caller waits."""
         self._open()
         if self._shard is None:
-            return _encoder.encode(Refused(self._failure or "the shard has been closed"))
+            return self._closed_reply()
         try:
             return await self._shard.handle(frame)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - the caller gets it, whatever it is
+            return self._fault_reply(error)
+
+    def receive(self, frame: bytes, respond: Respond) -> None:
+        """As `handle`; `respond` gets the reply, from here where it takes no waiting."""
+        self._open()
+        if self._shard is None:
+            respond(self._closed_reply())
+        elif frame[:1] in SWIFT:
+            try:
+                self._shard.receive(frame, respond)
+            except Exception as error:  # noqa: BLE001 - the caller gets it, whatever it is
+                respond(self._fault_reply(error))
+        else:
+            task = asyncio.ensure_future(self._handle_slowly(frame, respond))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _handle_slowly(self, frame: bytes, respond: Respond) -> None:
+        respond(await self.handle(frame))
+
+    def _closed_reply(self) -> bytes:
+        return _encoder.encode(Refused(self._failure or "the shard has been closed"))
+
+    def _fault_reply(self, error: Exception) -> bytes:
+        if isinstance(error, OSError):
             _logger.error("shard %d cannot handle a frame: %s", self._settings.number, error)
             return _encoder.encode(Refused(f"cannot read its files: {error.strerror}"))
-        except Exception as error:
-            _logger.exception("shard %d cannot handle a frame", self._settings.number)
-            return _encoder.encode(Refused(f"a fault of playhead's own: {error!r}"))
+        _logger.error("shard %d cannot handle a frame", self._settings.number, exc_info=error)
+        return _encoder.encode(Refused(f"a fault of playhead's own: {error!r}"))
 
     async def describe(self) -> bytes:
         """An encoded `Description`; the socket listens from the first call on."""
@@ -70,7 +98,7 @@ class ShardActor:
         async with self._serving:
             if self._server is None and self._shard is not None:
                 self._shard.start()
-                self._server = await wire.serve(self._socket, self.handle)
+                self._server = await wire.serve(self._socket, self.receive)
         return _encoder.encode(
             Description(
                 shard=self._settings.number,
@@ -96,6 +124,7 @@ class ShardActor:
             return
         try:
             self._shard, self._failure = Shard(self._settings), None
+            gc.freeze()  # what is there by now stays
         except PersistenceError as error:
             self._fail(str(error))
         except OSError as error:

@@ -1,5 +1,6 @@
 """What a shard's state says to a query."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from heapq import nsmallest
 from typing import Any
@@ -27,9 +28,9 @@ from aggregator.messages import (
     UserQuery,
     UserTotals,
 )
-from aggregator.rules import PARTS, RESUME_RATIO, WATCHING_NOW_MS
+from aggregator.rules import RESUME_RATIO
 from aggregator.state import State
-from aggregator.table import NONE
+from kernels.rows import NONE, PARTS
 
 Int64s = NDArray[np.int64]
 
@@ -48,13 +49,28 @@ class View:
         self.state = state
         self.now_ms = now_ms
 
+    def answer_all(self, queries: Sequence[Query]) -> list[Any]:
+        """As `answer`, for several; what most ask for, progress, is looked up all at once."""
+        of_pairs = [query for query in queries if isinstance(query, ProgressQuery)]
+        progress = iter(self._progress(of_pairs) if of_pairs else ())
+        return [
+            next(progress) if isinstance(query, ProgressQuery) else self.answer(query)
+            for query in queries
+        ]
+
+    def _progress(self, queries: list[ProgressQuery]) -> list[Progress | None]:
+        rows = self.state.rows_of_pairs(
+            [query.user for query in queries], [query.slug for query in queries]
+        )
+        known = iter(progresses_of(self.state, rows[rows != NONE]))
+        return [None if row == NONE else next(known) for row in rows.tolist()]
+
     def answer(self, query: Query) -> Any:
         """The answer that `messages` names beside the query; None for what was never seen."""
         state = self.state
         match query:
-            case ProgressQuery(user, slug):
-                row = state.pair_row(user, slug)
-                return None if row is None else progress_of(state, row)
+            case ProgressQuery():
+                return self._progress([query])[0]
             case UserQuery(user):
                 return user_totals(state, user)
             case HistoryQuery(user, limit, after):
@@ -77,8 +93,7 @@ class View:
     @cached_property
     def watching_now(self) -> Int64s:
         """By movie, the streams whose last event is at most a minute old."""
-        pairs = self.state.streams.live_pairs(self.now_ms - WATCHING_NOW_MS)
-        return np.bincount(self.state.pairs["movie"][pairs], minlength=len(self.state.movies))
+        return self.state.watching_now(self.now_ms)
 
 
 # One user
@@ -103,9 +118,7 @@ def progress_columns(state: State, rows: Int64s) -> dict[str, Int64s]:
     nothing = np.full(len(rows), NONE, np.int64)
     known = {
         "resume_ms": _resume_ms(state, latest_ms, duration_ms) if by_position else nothing,
-        "unique_ms": (
-            state.runs.unique_ms(rows, state.streams.open_runs(rows)) if by_position else nothing
-        ),
+        "unique_ms": state.unique_ms(rows) if by_position else nothing,
         "duration_ms": np.where(duration_ms > 0, duration_ms, NONE),
     }
     return {
@@ -216,7 +229,7 @@ def retention(state: State, slug: str) -> Retention | None:
     code = state.movie_code(slug)
     if code is None:
         return None
-    viewers, plays = state.runs.retention(code)
+    viewers, plays = state.runs.retention(code, int(state.movies["buckets"][code]))
     return Retention(viewers.tobytes(), plays.tobytes())
 
 

@@ -4,6 +4,8 @@ A command is decided when it is applied, in the order of the log, so a replay
 decides the same.
 """
 
+import numpy as np
+
 from aggregator import erasure
 from aggregator.answers import progress_of
 from aggregator.commands import (
@@ -18,7 +20,8 @@ from aggregator.commands import (
 )
 from aggregator.messages import Done, Outcome
 from aggregator.state import State, intern
-from aggregator.table import NONE
+from kernels.rows import NONE
+from persistence.strings import Strings
 
 
 def carry_out(state: State, commands: list[Command], received_ms: int) -> Done:
@@ -41,7 +44,7 @@ def apply(state: State, command: Command, received_ms: int) -> Outcome:
     if row is None:
         if isinstance(command, Hide | UnmarkCompleted):
             return Outcome("unknown")
-        row = _add_pair(state, command.user, command.slug)
+        row = state.add_pair(command.user, command.slug)
         _move(state, row, 0, received_ms)
     _change(state, row, command, received_ms)
     return Outcome("done", progress_of(state, row))
@@ -51,14 +54,6 @@ def _is_met(state: State, row: int | None, if_versions: list[int] | None) -> boo
     if if_versions is None:
         return True
     return row is not None and (not if_versions or int(state.pairs["version"][row]) in if_versions)
-
-
-def _add_pair(state: State, user: str, slug: str) -> int:
-    users = intern(state.user_names, state.users, [user])
-    movies = intern(state.movie_names, state.movies, [slug])
-    for totals, code in ((state.users, users), (state.movies, movies)):
-        totals["pairs"][code] += 1
-    return int(state.add_pairs(users, movies)[0])
 
 
 def _change(state: State, row: int, command: PairCommand, received_ms: int) -> None:
@@ -90,7 +85,8 @@ def _move(state: State, row: int, at_ms: int, received_ms: int) -> None:
 
 
 def _describe(state: State, command: Describe) -> None:
-    code = int(intern(state.movie_names, state.movies, [command.slug])[0])
+    chosen = np.ones(1, np.bool_)
+    code = int(intern(state.movie_names, state.movies, Strings.of([command.slug]), chosen)[0])
     state.movies["described"][code] = True
     state.movies["duration_ms"][code] = command.duration_ms or 0
     state.titles.pop(code, None)

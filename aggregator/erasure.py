@@ -4,12 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.state import State
-from aggregator.table import NONE, Table
+from aggregator.table import Table
+from kernels import lists, watching
+from kernels.rows import NONE
 
 Int64s = NDArray[np.int64]
-
-#: What a pair's row keeps: it is found again when the pair comes back.
-_KEPT = ("user", "movie", "nameless_stream")
 
 
 def erase(state: State, user: str, slug: str | None) -> bool:
@@ -25,18 +24,18 @@ def erase(state: State, user: str, slug: str | None) -> bool:
     code = state.user_names.code(user)
     if code is not None and not state.users["pairs"][code]:
         state.user_names.retire(code)
-        state.pairs_of_users.clear(np.array([code]))
+        state.users["first_pair"][code] = NONE
+        state.totals[watching.USERS] -= 1
     return True
 
 
 def _erase_pairs(state: State, rows: Int64s) -> None:
-    pairs = state.pairs
+    """Those of one user."""
+    pairs, tables = state.pairs, state.tables
     users, movies = (pairs[of][rows].astype(np.int64) for of in ("user", "movie"))
-    last_t = state.streams.last_t(rows)
-    state.runs.count(-state.runs.counted(rows, state.streams.open_runs(rows)))
-    state.runs.forget(rows)
-    state.hours.forget(rows, movies)
-    state.streams.forget(rows)
+    first_t, last_t = pairs["first_t"][rows], lists.last_t(tables, rows)
+    state.runs.uncount(rows)
+    _forget_hours(state, rows)
     for totals, of in ((state.users, users), (state.movies, movies)):
         for column in ("watch_ms", "views", "events"):
             np.subtract.at(totals[column], of, pairs[column][rows])
@@ -46,21 +45,30 @@ def _erase_pairs(state: State, rows: Int64s) -> None:
             ("completions", pairs["completed_t"][rows] != NONE),
         ):
             np.subtract.at(totals[column], of, counted)
-    first_t = pairs["first_t"][rows]
-    pairs.clear(rows, *_KEPT)
-    _mend_ends(state, state.users, "user", users, first_t, last_t)
-    _mend_ends(state, state.movies, "movie", movies, first_t, last_t)
+    state.totals[watching.PAIRS] -= len(rows)
+    state.totals[watching.STREAMS] -= lists.empty(tables, rows)
+    lost = _without_ends(state.movies, movies, first_t, last_t)
+    if lost.any():
+        lists.ends_of_movies(tables, len(pairs), lost)
+    if _without_ends(state.users, users, first_t, last_t).any():
+        lists.ends_of_user(tables, int(users[0]))
 
 
-def _mend_ends(
-    state: State, totals: Table, of: str, codes: Int64s, first_t: Int64s, last_t: Int64s
-) -> None:
-    """Finds the first and last event anew of those that lost theirs."""
-    lost = (totals["first_t"][codes] == first_t) | (totals["last_t"][codes] == last_t)
-    codes = np.unique(codes[lost])
-    totals["first_t"][codes] = np.iinfo(np.int64).max
-    totals["last_t"][codes] = NONE
-    rows = np.flatnonzero(np.isin(state.pairs[of], codes) & (state.pairs["events"] > 0))
-    left = state.pairs[of][rows]
-    np.minimum.at(totals["first_t"], left, state.pairs["first_t"][rows])
-    np.maximum.at(totals["last_t"], left, state.streams.last_t(rows))
+def _forget_hours(state: State, rows: Int64s) -> None:
+    """Takes what the pairs added from the hours of their movies."""
+    kept = state.hours_of_pairs.rows
+    which, at = lists.lists_of(kept, state.pairs["hours"][rows].astype(np.int64))
+    movies = state.pairs["movie"][rows].astype(np.int64)[which]
+    state.hours.add(movies, kept["hour"][at].astype(np.int64), -kept["watch_ms"][at])
+
+
+def _without_ends(
+    totals: Table, codes: Int64s, first_t: Int64s, last_t: Int64s
+) -> NDArray[np.bool_]:
+    """By code, which lost their first or last event; these have none for now."""
+    is_lost = (totals["first_t"][codes] == first_t) | (totals["last_t"][codes] == last_t)
+    lost = np.zeros(len(totals), np.bool_)
+    lost[codes[is_lost]] = True
+    totals["first_t"][lost] = np.iinfo(np.int64).max
+    totals["last_t"][lost] = NONE
+    return lost

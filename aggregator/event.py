@@ -7,17 +7,19 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import xxhash
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from persistence.batch import Batch
+from kernels.batches import hash_pairs
+from kernels.compiler import frozen
+from persistence.batch import NO_SESSIONS, Batch
+from persistence.strings import Strings
 
 NAME_BYTES_MAX = 256
 TAG_BYTES_MAX = 128
 SECONDS_MAX = 10_000_000.0
-#: Keeps keys apart from ids of the same text; fixed for ever, as hashes are on disk.
-KEY_SEED = 1
+#: Keep keys apart from ids of the same text; fixed for ever, as hashes are on disk.
+ID_SEED, KEY_SEED = 0, 1
 #: Beyond it a float no longer holds every whole millisecond.
 TS_MAX = 2.0**53
 
@@ -72,8 +74,11 @@ def _keyed(part: Part) -> Batch:
     assert isinstance(batch, Batch)
     if not part.key:
         return batch
-    hashes = [key_hash(user, part.key) for user in batch.users]
-    return replace(batch, key_hash=_int64s(hashes)[batch.user])
+    each = np.arange(len(batch.users), dtype=np.int32)
+    hashes = pair_hashes(
+        batch.users, each, Strings.of([part.key]), np.zeros_like(each), seed=KEY_SEED
+    )
+    return replace(batch, key_hash=hashes[batch.user])
 
 
 def _columns_of(lists: list[list[Event]], keys: list[str | None]) -> Batch:
@@ -81,7 +86,9 @@ def _columns_of(lists: list[list[Event]], keys: list[str | None]) -> Batch:
     events = list(chain.from_iterable(lists))
     users, user = _codes([event.user for event in events])
     slugs, slug = _codes([event.slug for event in events])
-    sessions, session = _codes([event.session or "" for event in events])
+    sessions, session = NO_SESSIONS, np.zeros(len(events), np.int32)
+    if any(event.session for event in events):
+        sessions, session = _codes([event.session or "" for event in events])
     return Batch(
         users,
         slugs,
@@ -92,35 +99,36 @@ def _columns_of(lists: list[list[Event]], keys: list[str | None]) -> Batch:
         at_ms=to_ms(np.array([event.at for event in events], np.float64), 1000),
         ts_ms=_optional([event.ts for event in events], absent=-1, scale=1),
         duration_ms=_optional([event.duration for event in events], absent=0, scale=1000),
-        id_hash=_id_hashes(events),
-        key_hash=_key_hashes(lists, keys),
+        id_hash=_id_hashes(events, users, user),
+        key_hash=_key_hashes(lists, keys, users, user),
     )
 
 
-def id_hash(user: str, id: str) -> int:
-    """What is kept of a (user, id): 64 bits, never 0."""
-    return xxhash.xxh3_64_intdigest(f"{user}\n{id}".encode()) or 1
+def pair_hashes(
+    users: Strings,
+    user: NDArray[np.int32],
+    others: Strings,
+    other: NDArray[np.int32],
+    seed: int = ID_SEED,
+) -> NDArray[np.int64]:
+    """What is kept of each (user, id) or (user, key), given as codes: 64 bits.
+
+    0 where the other is empty or has no code (a negative one), and never else.
+    """
+    return hash_pairs(
+        *(users.offsets, users.data, frozen(user)),
+        *(others.offsets, others.data, frozen(other)),
+        np.uint64(seed),
+    )
 
 
-def id_hashes(texts: Sequence[bytes]) -> NDArray[np.int64]:
-    """`id_hash` of many, each given as the text that is hashed: user, line feed, id."""
-    hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, texts), np.uint64, len(texts))
-    hashes[hashes == 0] = 1
-    return hashes.view(np.int64)
-
-
-def key_hash(user: str, key: str) -> int:
-    """What is kept of a (user, idempotency key): 64 bits, never 0."""
-    return xxhash.xxh3_64_intdigest(f"{user}\n{key}".encode(), KEY_SEED) or 1
-
-
-def _codes(names: list[str]) -> tuple[list[str], NDArray[np.int32]]:
+def _codes(names: list[str]) -> tuple[Strings, NDArray[np.int32]]:
     """The distinct names, and for each name its index among them."""
     table = dict.fromkeys(names)
     if len(table) == 1:
-        return list(table), np.zeros(len(names), np.int32)
+        return Strings.of([*table]), np.zeros(len(names), np.int32)
     codes = dict(zip(table, range(len(table)), strict=True))
-    return list(table), np.fromiter(map(codes.__getitem__, names), np.int32, len(names))
+    return Strings.of([*table]), np.fromiter(map(codes.__getitem__, names), np.int32, len(names))
 
 
 def to_ms(values: NDArray[np.float64], scale: int) -> NDArray[np.int64]:
@@ -136,23 +144,19 @@ def _optional(values: list[float | None], absent: int, scale: int) -> NDArray[np
     return np.where(given, to_ms(np.array([v or 0 for v in values], np.float64), scale), absent)
 
 
-def _int64s(hashes: list[int]) -> NDArray[np.int64]:
-    return np.array(hashes, np.uint64).view(np.int64)
-
-
-def _id_hashes(events: list[Event]) -> NDArray[np.int64] | None:
+def _id_hashes(
+    events: list[Event], users: Strings, user: NDArray[np.int32]
+) -> NDArray[np.int64] | None:
     if not any(event.id for event in events):
         return None
-    return _int64s([id_hash(event.user, event.id) if event.id else 0 for event in events])
+    ids = Strings.of([event.id or "" for event in events])
+    return pair_hashes(users, user, ids, np.arange(len(events), dtype=np.int32))
 
 
-def _key_hashes(lists: list[list[Event]], keys: list[str | None]) -> NDArray[np.int64] | None:
+def _key_hashes(
+    lists: list[list[Event]], keys: list[str | None], users: Strings, user: NDArray[np.int32]
+) -> NDArray[np.int64] | None:
     if not any(keys):
         return None
-    return _int64s(
-        [
-            key_hash(event.user, key) if key else 0
-            for events, key in zip(lists, keys, strict=True)
-            for event in events
-        ]
-    )
+    request = np.arange(len(keys), dtype=np.int32).repeat(list(map(len, lists)))
+    return pair_hashes(users, user, Strings.of([key or "" for key in keys]), request, KEY_SEED)

@@ -1,50 +1,112 @@
 """Names to small integers and back."""
 
-from collections.abc import Iterable, Sequence
+import secrets
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from aggregator.table import grown
+from kernels import names
+from kernels.rows import NONE
+from persistence.strings import Strings
 
 #: In place of a name that was forgotten; no name is empty.
 RETIRED = ""
+_LOAD_MAX = 0.7
+_GROWTH = 1.5
+_SLOTS_MIN = 1 << 10
 
 
 class Names:
-    """Each distinct name has a code: 0, 1, 2 … in the order of their first appearance."""
+    """Each distinct name has a code: 0, 1, 2 … in the order of their first appearance.
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names = list(names)
-        self._codes = {name: code for code, name in enumerate(self._names)}
+    All bytes lie in one array, since a Python string takes several times as much. Hashes
+    have a seed of the process, so that no client can choose names that all collide.
+    """
+
+    def __init__(self) -> None:
+        self._seed = np.uint64(secrets.randbits(64))
+        self._arena = np.empty(1 << 10, np.uint8)
+        self._starts = np.zeros(64, np.int64)
+        self._slots = np.zeros(_SLOTS_MIN, np.uint64)
+        self._retired: set[int] = set()
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._names)
+        return self._count
 
     def __getitem__(self, code: int) -> str:
-        return self._names[code]
+        if code in self._retired:
+            return RETIRED
+        return self._arena[self._starts[code] : self._starts[code + 1]].tobytes().decode()
 
     def code(self, name: str) -> int | None:
-        return self._codes.get(name)
+        encoded = np.frombuffer(name.encode(), np.uint8)
+        code = int(names.find(self._slots, self._starts, self._arena, self._seed, encoded))
+        return None if code == NONE else code
 
-    def intern(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """The code of each name, new ones added."""
-        codes = list(map(self._codes.get, names))
-        if None in codes:
-            codes = [
-                self._intern_one(name) if code is None else code
-                for name, code in zip(names, codes, strict=True)
-            ]
-        return np.array(codes, np.int64)
+    def codes(self, wanted: Strings) -> NDArray[np.int64]:
+        """The code of each name, NONE for those that are not known."""
+        return names.find_all(
+            self._slots, self._starts, self._arena, self._seed, wanted.offsets, wanted.data
+        )
 
-    def _intern_one(self, name: str) -> int:
-        code = self._codes.setdefault(name, len(self._names))
-        if code == len(self._names):
-            self._names.append(name)
-        return code
+    def intern(self, wanted: Strings, chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """The code of each name that is `chosen`, new ones added; NONE for others."""
+        self._reserve(len(wanted), len(wanted.data))
+        codes, self._count = names.intern(
+            self._slots,
+            self._starts,
+            self._arena,
+            self._seed,
+            self._count,
+            wanted.offsets,
+            wanted.data,
+            chosen,
+        )
+        return codes
 
     def retire(self, code: int) -> None:
         """Forgets a name; its code is not given again."""
-        del self._codes[self._names[code]]
-        self._names[code] = RETIRED
+        self._retired.add(code)
+        # No name has a zero byte, so what stays in the map is never found.
+        self._arena[self._starts[code] : self._starts[code + 1]] = 0
+
+    def hashes(self, first: int = 0) -> NDArray[np.uint64]:
+        """XXH64 of each name from a code on."""
+        strings = self._slice(first)
+        return names.hash_all(strings.offsets, strings.data)
 
     def to_list(self) -> list[str]:
-        return list(self._names)
+        return [RETIRED if c in self._retired else n for c, n in enumerate(self._slice(0))]
+
+    def to_arrow(self) -> pa.LargeStringArray:
+        """All names by code, those retired as zeros of their length; not a copy."""
+        starts = pa.py_buffer(self._starts[: self._count + 1])
+        buffers = [None, starts, pa.py_buffer(self._arena)]
+        return pa.Array.from_buffers(pa.large_string(), self._count, buffers)
+
+    def load_arrow(self, stored: pa.ChunkedArray) -> None:
+        """Fills an empty table with distinct names."""
+        for chunk in stored.cast(pa.string()).chunks:
+            self.intern(Strings.of_arrow(chunk), np.ones(len(chunk), np.bool_))
+
+    def _slice(self, first: int) -> Strings:
+        starts = self._starts[first : self._count + 1]
+        offsets = (starts - starts[0]).astype(np.int32)
+        return Strings(offsets, self._arena[starts[0] : starts[-1]])
+
+    def _reserve(self, more: int, more_bytes: int) -> None:
+        self._arena = grown(self._arena, int(self._starts[self._count]) + more_bytes)
+        self._starts = grown(self._starts, self._count + more + 1)
+        wanted = int((self._count + more) / _LOAD_MAX) + 1
+        if wanted > len(self._slots):
+            self._index(max(wanted, int(len(self._slots) * _GROWTH)))
+
+    def _index(self, slots: int) -> None:
+        """Enters all names anew, into so many slots."""
+        retired = np.zeros(self._count, np.bool_)
+        retired[list(self._retired)] = True
+        self._slots = np.zeros(slots, np.uint64)
+        names.index_all(self._slots, self._starts, self._arena, self._seed, self._count, retired)

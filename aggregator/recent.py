@@ -5,13 +5,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aggregator.intmap import IntMap
+from kernels import recent
 
 #: A client that sends something again does so within a day.
 WINDOW_MS = 24 * 3_600_000
 #: Hashes in a half; bounds what a shard's ids take to about 2 x 40 MB.
 HALF_MAX = 2_000_000
+#: Tags of records start again here; that of long ago is 0.
+_TAG_MAX = 1 << 30
 
 Int64s = NDArray[np.int64]
+_NO_HASHES = np.zeros(0, np.int64)
 
 
 class RecentHashes:
@@ -24,31 +28,44 @@ class RecentHashes:
         self._window_ms = window_ms
         self._half_max = half_max
         self._young, self._old = IntMap(), IntMap()
-        self._young_since_ms = 0
+        self._young_count = self._old_count = 0
+        self._tag = 1
+        self.young_since_ms = 0
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return self._young_count + self._old_count
 
-    def contains(self, hashes: Int64s) -> NDArray[np.bool_]:
-        seen = self._young.find(hashes) >= 0
-        if len(self._old):
-            seen |= self._old.find(hashes) >= 0
-        return seen
+    def mark(
+        self, keys: Int64s | None, ids: Int64s | None, record: Int64s, received_ms: int
+    ) -> NDArray[np.bool_]:
+        """Which events came before, by the keys of their requests and by ids of their own.
 
-    def add(self, hashes: Int64s, received_ms: int) -> None:
-        """Remembers `hashes`, which are distinct and not contained yet."""
-        if not len(hashes):
-            return
-        if len(self._young) and self.turns(received_ms, received_ms, 0):
-            self._old, self._young = self._young, IntMap()
-        if not len(self._young):
-            self._young_since_ms = received_ms
-        self._young.insert(hashes, np.arange(len(self._young), len(self._young) + len(hashes)))
+        Remembers the others. `record` numbers the log record of each event from 0 on; one
+        record holds a request once. `received_ms` is when the first was received.
+        """
+        if self._young_count and self.turns(received_ms, received_ms, 0):
+            self._old, self._old_count = self._young, self._young_count
+            self._young, self._young_count = IntMap(), 0
+        if not self._young_count:
+            self.young_since_ms = received_ms
+        more = sum(len(record) for column in (keys, ids) if column is not None)
+        self._young.reserve(self._young_count + more)
+        duplicate, self._young_count = recent.mark(
+            self._young.slots,
+            self._old.slots,
+            self._young_count,
+            _NO_HASHES if keys is None else keys,
+            _NO_HASHES if ids is None else ids,
+            record,
+            self._tag,
+        )
+        self._tag = (self._tag + int(record[-1]) + 1) % _TAG_MAX + 1
+        return duplicate
 
     def turns(self, first_ms: int, last_ms: int, more: int) -> bool:
         """Whether the old half would go while `more` hashes come from `first_ms` to `last_ms`."""
-        since_ms = self._young_since_ms if len(self._young) else first_ms
-        return last_ms - since_ms > self._window_ms or len(self._young) + more >= self._half_max
+        since_ms = self.young_since_ms if self._young_count else first_ms
+        return last_ms - since_ms > self._window_ms or self._young_count + more >= self._half_max
 
     def to_arrow(self) -> pa.Table:
         halves = [half.keys() for half in (self._old, self._young)]
@@ -57,10 +74,8 @@ class RecentHashes:
 
     def load_arrow(self, stored: pa.Table, young_since_ms: int) -> None:
         hashes, is_young = stored["hash"].to_numpy(), stored["is_young"].to_numpy()
-        for half, chosen in ((self._old, ~is_young), (self._young, is_young)):
-            half.insert(hashes[chosen], np.arange(np.count_nonzero(chosen)))
-        self._young_since_ms = young_since_ms
-
-    @property
-    def young_since_ms(self) -> int:
-        return self._young_since_ms
+        young, old = hashes[is_young], hashes[~is_young]
+        for half, chosen in ((self._old, old), (self._young, young)):
+            half.insert(chosen, np.zeros(len(chosen), np.int64), 0)
+        self._young_count, self._old_count = len(young), len(old)
+        self.young_since_ms = young_since_ms

@@ -1,6 +1,6 @@
 """The rules of watch time for one event at a time, as plainly as they can be said.
 
-The vector code in `state` is what runs; this is what it must equal. The numbers
+`kernels.watching` is what runs; this is what it must equal. The numbers
 in comments are those of the rules in docs/watch-time.md.
 """
 
@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aggregator.rules import BUCKET_MS, HOUR_MS, WATCHING_NOW_MS, Rules, hour_kept
+from aggregator.rules import WATCHING_NOW_MS, Rules, hour_kept
+from kernels.rows import BUCKET_MS, HOUR_MS
 
 Interval = tuple[int, int]
 

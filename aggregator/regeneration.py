@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
 from aggregator import changes, checkpoint
@@ -26,15 +25,14 @@ from aggregator.commands import (
     SetPosition,
     UnmarkCompleted,
 )
-from aggregator.groups import lengths_of, starts_of
 from aggregator.inspection import NEVER_FOLD_DAYS, newest_snapshot, tail_after
-from aggregator.names import RETIRED, Names
+from aggregator.names import RETIRED
 from aggregator.recent import RecentHashes
 from aggregator.recovery import Recovered, check_ends, replayed
 from aggregator.router import shard_of
 from aggregator.rules import Rules
 from aggregator.state import State
-from aggregator.table import NONE
+from kernels.rows import NONE
 from persistence import log
 from persistence.batch import Batch
 from persistence.directory import DataDirectory, shard_folder
@@ -45,6 +43,7 @@ from persistence.facts import SCHEMA, codes_of, names_of, one_chunk
 from persistence.files import FolderLock, make_folder
 from persistence.log import Log
 from persistence.store import Store
+from persistence.strings import Strings
 
 #: Facts are read and counted so many at a time, and stored in files of at least so many.
 FACTS_AT_ONCE = 500_000
@@ -98,8 +97,8 @@ class _NewShard:
         if not len(facts):
             return
         received_ms = facts["received_ms"].to_numpy()
-        starts = starts_of(received_ms[1:] != received_ms[:-1])
-        lengths = lengths_of(starts, len(facts))
+        starts = _starts_of(received_ms)
+        lengths = np.diff(starts, append=len(facts))
         columns = {
             "sequence": np.repeat(self._sequence + 1 + np.arange(len(starts)), lengths),
             "index": (np.arange(len(facts)) - np.repeat(starts, lengths)).astype(np.int32),
@@ -208,15 +207,10 @@ def _digest_of(state: State) -> int:
     """Of how many events each pair has: that of several states is the sum, by any rules."""
     pairs = state.pairs
     kept = np.flatnonzero(pairs["version"] > 0)
-    users, movies = (_hashes_of(names) for names in (state.user_names, state.movie_names))
+    users, movies = state.user_names.hashes(), state.movie_names.hashes()
     pair = users[pairs["user"][kept]] * _ODD + movies[pairs["movie"][kept]]
     mixed = (pair ^ (pair >> np.uint64(29))) * _ODD
     return int((mixed * (pairs["events"][kept].astype(np.uint64) + np.uint64(1))).sum())
-
-
-def _hashes_of(names: Names) -> NDArray[np.uint64]:
-    digests = (xxhash.xxh3_64_intdigest(name.encode()) for name in names.to_list())
-    return np.fromiter(digests, np.uint64)
 
 
 def _in_order(old: list[_OldShard]) -> Iterator[pa.Table]:
@@ -288,8 +282,12 @@ def count(state: State, facts: pa.Table) -> None:
 
 def _stretches(is_event: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """Where neighbours are all events, or none is."""
-    starts = starts_of(is_event[1:] != is_event[:-1])
-    return pairwise([*starts.tolist(), len(is_event)])
+    return pairwise([*_starts_of(is_event).tolist(), len(is_event)])
+
+
+def _starts_of(column: NDArray[Any]) -> NDArray[np.intp]:
+    """Where each stretch of equal neighbours begins."""
+    return np.flatnonzero(np.append(True, column[1:] != column[:-1]))
 
 
 def _batch_of(facts: pa.Table) -> Batch:
@@ -297,9 +295,9 @@ def _batch_of(facts: pa.Table) -> Batch:
     names = {column: names_of(facts, column) for column in ("user", "slug", "session")}
     codes = {column: codes_of(facts, column) for column in names}
     return Batch(
-        users=[*names["user"], RETIRED],
-        slugs=names["slug"],
-        sessions=[*names["session"], ""],  # code -1 finds the last
+        users=Strings.of([*names["user"], RETIRED]),
+        slugs=Strings.of(names["slug"]),
+        sessions=Strings.of([*names["session"], ""]),  # code -1 finds the last
         user=codes["user"] % (len(names["user"]) + 1),
         slug=codes["slug"],
         session=codes["session"] % (len(names["session"]) + 1),

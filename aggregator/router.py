@@ -1,13 +1,13 @@
 """Which shard is asked what, and how the answers of several make one."""
 
 import asyncio
-import zlib
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from aggregator.commands import Describe, Erase, PairCommand
@@ -37,10 +37,12 @@ from aggregator.messages import (
     UserQuery,
     UserTotals,
 )
+from kernels.batches import hash_names
 from persistence.batch import Batch
+from persistence.strings import Strings
 
-#: Slots are fixed for ever; shards own ranges of them.
-SLOTS = 4096
+#: Slots are fixed for ever, as data is kept by them; shards own ranges of them.
+SLOTS, SLOT_SEED = 4096, 2
 
 Int64s = NDArray[np.int64]
 
@@ -49,7 +51,13 @@ T = TypeVar("T")
 
 def shard_of(user: str, shards: int) -> int:
     """Shards own contiguous ranges of slots, as even as can be."""
-    return zlib.crc32(user.encode()) % SLOTS * shards // SLOTS
+    return xxhash.xxh64_intdigest(user.encode(), SLOT_SEED) % SLOTS * shards // SLOTS
+
+
+def shards_of(users: Strings, shards: int) -> NDArray[np.int64]:
+    """`shard_of` each."""
+    hashes = hash_names(users.offsets, users.data, np.uint64(SLOT_SEED))
+    return (hashes % SLOTS).astype(np.int64) * shards // SLOTS
 
 
 def _split(events: list[Event] | Batch, shards: int) -> Mapping[int, list[Event] | Batch]:
@@ -64,8 +72,7 @@ def _split(events: list[Event] | Batch, shards: int) -> Mapping[int, list[Event]
 
 def _split_columns(batch: Batch, shards: int) -> dict[int, Batch]:
     """Looks at each distinct user once."""
-    of_user = np.array([shard_of(user, shards) for user in batch.users], np.int16)
-    shard = of_user[batch.user]
+    shard = shards_of(batch.users, shards).astype(np.int16)[batch.user]
     order = np.argsort(shard, kind="stable")
     ends = np.cumsum(np.bincount(shard, minlength=shards))
     return {

@@ -3,21 +3,15 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from kernels.rows import COMPLETE_TAIL_MS, HOUR_MS, PARTS
+
 #: How long after its last event a stream still counts as being watched.
 WATCHING_NOW_MS = 60_000
 #: Below this share of the movie, resuming starts over.
 RESUME_RATIO = 0.05
-#: A movie is complete this close to its end, whatever its length.
-COMPLETE_TAIL_MS = 1_000
-#: The width of a retention bucket.
-BUCKET_MS = 10_000
-HOUR_MS = 3_600_000
 DAY_HOURS = 24
 #: For so many days hourly sums are kept by default; more than the longest window of a top list.
 HOURS_KEPT_DAYS = 35
-
-#: Ratios are compared in millionths, in integers.
-PARTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

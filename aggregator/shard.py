@@ -19,7 +19,6 @@ from typing import NoReturn
 import msgspec
 import numpy as np
 import psutil
-import xxhash
 from numpy.typing import NDArray
 
 from aggregator import checkpoint, entries
@@ -60,9 +59,11 @@ from aggregator.messages import (
 )
 from aggregator.rate import Rate
 from aggregator.recovery import recover
-from aggregator.rules import WATCHING_NOW_MS, Rules
+from aggregator.rules import Rules
 from aggregator.state import State
 from aggregator.tables import tables_of
+from aggregator.wire import Respond
+from kernels import watching
 from persistence import log, snapshot
 from persistence.batch import Batch, BatchError
 from persistence.epoch import Epoch
@@ -85,6 +86,8 @@ SLOW_SYNC_S = 1.0
 #: Of all tables of the state, compressed, in one reply; half of what a message may have.
 TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
+#: Frames that are handled without a task of their own.
+SWIFT = frozenset([EVENTS, COMMANDS, QUERIES])
 
 _encoder = msgspec.msgpack.Encoder()
 _logger = logging.getLogger(__name__)
@@ -117,7 +120,8 @@ class _Append:
     sequence: int
     content: Batch | list[Command]
     encoded: memoryview
-    reply: asyncio.Future[Reply]
+    #: Several, where its sender has sent it again.
+    responds: list[Respond]
 
 
 class Shard:
@@ -148,7 +152,7 @@ class Shard:
             release.pop_all()
         #: What was found on disk, for people.
         self.recovered = recovered.summary
-        self._state, self._producers = recovered.state, recovered.producers
+        self._lagging, self._producers = recovered.state, recovered.producers
         self._received_ms = recovered.received_ms
         self._snapshot_sequence = recovered.snapshot_sequence
         self._snapshot_ms = recovered.snapshot_ms
@@ -161,7 +165,10 @@ class Shard:
         self._retry_at_s: float | None = None
         self._pending: list[_Append] = []
         self._pending_bytes = 0
-        self._in_flight: dict[tuple[int, int], asyncio.Future[Reply]] = {}
+        self._in_flight: dict[tuple[int, int], _Append] = {}
+        #: Durable and answered, and not counted yet.
+        self._uncounted: list[tuple[Batch, int, NDArray[np.bool_]]] = []
+        self._quiet: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
@@ -174,13 +181,29 @@ class Shard:
         self._rate = Rate()
         self._movie_hashes = np.empty(0, np.uint64)
 
-    async def handle(self, frame: bytes) -> bytes:
-        """The encoded reply to `frame`; events are on disk and counted when it is `Applied`."""
+    def receive(self, frame: bytes, respond: Respond) -> None:
+        """Has `respond` get the encoded reply to a `SWIFT` frame.
+
+        When it is `Applied`, events are on disk, and no query comes before they are counted.
+        """
         kind = frame[:1]
-        if kind in _LOG_KINDS:
-            return _encoder.encode(await self._take(_LOG_KINDS[kind], frame))
         if kind == QUERIES:
-            return _encoder.encode(Answers(self._answer_all(decode_queries(frame))))
+            respond(_encoder.encode(Answers(self._answer_all(decode_queries(frame)))))
+        elif (reply := self._take(_LOG_KINDS[kind], frame, respond)) is not None:
+            respond(_encoder.encode(reply))
+
+    async def handle(self, frame: bytes) -> bytes:
+        """The encoded reply to any frame."""
+        kind = frame[:1]
+        if kind in SWIFT:
+            replied: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+            def respond(reply: bytes) -> None:
+                if not replied.done():
+                    replied.set_result(reply)
+
+            self.receive(frame, respond)
+            return await replied
         if kind == EXPORT:
             return _encoder.encode(await self._export(decode_export(frame)))
         if kind == HOLD:
@@ -192,8 +215,9 @@ class Shard:
     async def close(self) -> None:
         """Finishes what is under way, makes a last checkpoint if one is due, lets go."""
         self._files.release_all()
-        while self._pending or self._in_flight:
-            await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
+        if self._in_flight:
+            self._quiet = asyncio.get_running_loop().create_future()
+            await self._quiet
         if self._committer is not None:
             self._committer.cancel()
         if self._checkpointing is not None:
@@ -208,26 +232,43 @@ class Shard:
 
     # Events and commands
 
-    async def _take(self, kind: int, frame: bytes) -> Reply:
+    @property
+    def _state(self) -> State:
+        """With all counted that has been answered."""
+        self._catch_up()
+        return self._lagging
+
+    def _catch_up(self) -> None:
+        uncounted, self._uncounted = self._uncounted, []
+        try:
+            for batch, received_ms, duplicate in uncounted:
+                self._lagging.count(batch, received_ms, duplicate)
+        except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
+            self._give_up(error)
+
+    def _take(self, kind: int, frame: bytes, respond: Respond) -> Reply | None:
+        """What is known of a frame already; else it is on its way, and `respond` is told."""
         producer, sequence, encoded = decode_appended(frame)
         known = self._producers.reply_to(producer, sequence)
         if known is not None:
             return known
-        reply = self._in_flight.get((producer, sequence))
-        if reply is None:
-            if self._pending_bytes > PENDING_BYTES_MAX:
-                return Refused(f"{self._folders.log} does not take what came before")
-            try:
-                content = entries.decode(kind, encoded)
-            except (BatchError, msgspec.MsgspecError) as error:
-                return Refused(str(error))
-            reply = asyncio.get_running_loop().create_future()
-            self._in_flight[producer, sequence] = reply
-            self._pending.append(_Append(kind, producer, sequence, content, encoded, reply))
-            self._pending_bytes += len(encoded)
-            self._wake.set()
-            self.start()
-        return await asyncio.shield(reply)
+        under_way = self._in_flight.get((producer, sequence))
+        if under_way is not None:
+            under_way.responds.append(respond)
+            return None
+        if self._pending_bytes > PENDING_BYTES_MAX:
+            return Refused(f"{self._folders.log} does not take what came before")
+        try:
+            content = entries.decode(kind, encoded)
+        except (BatchError, msgspec.MsgspecError) as error:
+            return Refused(str(error))
+        append = _Append(kind, producer, sequence, content, encoded, [respond])
+        self._in_flight[producer, sequence] = append
+        self._pending.append(append)
+        self._pending_bytes += len(encoded)
+        self._wake.set()
+        self.start()
+        return None
 
     def start(self) -> None:
         """Begins to commit and to make checkpoints; the first frame does so too."""
@@ -253,11 +294,11 @@ class Shard:
                 self._give_up(error)
 
     async def _commit(self, group: list[_Append]) -> None:
-        """Makes a group of frames durable, then visible, then answers.
+        """Makes a group of frames durable, then answers, and counts before anything is asked.
 
         1. Stamp each with the next sequence and the shard's clock, which never runs back.
         2. Append all with one write and one fsync, in the disk's thread.
-        3. Apply each to the state and remember the reply, for a producer that asks again.
+        3. Remember and send each reply; have the events counted while it is on its way.
 
         Any error but `NotWritableError` leaves it unknown what is durable: the process ends.
         """
@@ -292,6 +333,7 @@ class Shard:
             self._producers.remember(append.producer, append.sequence, reply)
             self._log_bytes += len(append.encoded)
             self._answer(append, reply)
+        loop.call_soon(self._catch_up)
         # The log runs ahead of the state while a group is on its way to the disk.
         self._applied_sequence = records[-1].sequence
 
@@ -299,8 +341,9 @@ class Shard:
         without_effect: list[int]
         reply: Applied | Done
         if isinstance(content, Batch):
-            duplicate = self._state.apply(content, record.received_ms)
-            without_effect = np.flatnonzero(duplicate).tolist()
+            duplicate = self._lagging.find_duplicates(content, record.received_ms)
+            self._uncounted.append((content, record.received_ms, duplicate))
+            without_effect = duplicate.nonzero()[0].tolist()
             self._rate.count(len(content))
             reply = Applied(record.received_ms, without_effect)
         else:
@@ -313,7 +356,11 @@ class Shard:
 
     def _answer(self, append: _Append, reply: Reply) -> None:
         del self._in_flight[append.producer, append.sequence]
-        append.reply.set_result(reply)
+        encoded = _encoder.encode(reply)
+        for respond in append.responds:
+            respond(encoded)
+        if self._quiet is not None and not self._in_flight:
+            self._quiet.set_result(None)
 
     def _warn_of_slow_disk(self) -> None:
         _logger.warning(
@@ -461,11 +508,11 @@ class Shard:
 
     def _answer_all(self, queries: list[Query]) -> list[msgspec.Raw]:
         view = View(self._state, self._now_ms())
+        about_state = [query for query in queries if not isinstance(query, StatsQuery)]
+        answers = iter(view.answer_all(about_state))
         return [
             msgspec.Raw(
-                _encoder.encode(
-                    self._stats() if isinstance(query, StatsQuery) else view.answer(query)
-                )
+                _encoder.encode(self._stats() if isinstance(query, StatsQuery) else next(answers))
             )
             for query in queries
         ]
@@ -494,9 +541,8 @@ class Shard:
     def _hashes_of_movies(self) -> NDArray[np.uint64]:
         """Of those that exist; each name is hashed once, since statistics are asked for often."""
         names, movies = self._state.movie_names, self._state.movies
-        new = (names[code].encode() for code in range(len(self._movie_hashes), len(names)))
-        digests = np.fromiter(map(xxhash.xxh3_64_intdigest, new), np.uint64)
-        self._movie_hashes = np.append(self._movie_hashes, digests)
+        new = names.hashes(len(self._movie_hashes))
+        self._movie_hashes = np.append(self._movie_hashes, new)
         return self._movie_hashes[(movies["pairs"] > 0) | (movies["described"] > 0)]
 
     def _stats(self) -> ShardStats:
@@ -506,11 +552,11 @@ class Shard:
         hashes = self._hashes_of_movies()
         return ShardStats(
             shard=self._settings.number,
-            users=int(np.count_nonzero(state.users["pairs"])),
+            users=int(state.totals[watching.USERS]),
             movies=len(hashes),
-            pairs=int(state.users["pairs"].sum()),
-            streams=len(state.streams),
-            watching_now=len(state.streams.live_pairs(self._now_ms() - WATCHING_NOW_MS)),
+            pairs=int(state.totals[watching.PAIRS]),
+            streams=int(state.totals[watching.STREAMS]),
+            watching_now=int(state.watching_now(self._now_ms()).sum()),
             watch_ms=int(state.movies["watch_ms"].sum()),
             events=state.events,
             events_taken=self._rate.total,

@@ -12,7 +12,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aggregator.rules import BUCKET_MS, COMPLETE_TAIL_MS, PARTS, RESUME_RATIO, Rules
+from aggregator.rules import RESUME_RATIO, Rules
+from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, PARTS
 
 #: The tables of totals, and the columns that are the key of each, which come first.
 KEYS = {

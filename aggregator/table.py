@@ -1,24 +1,22 @@
-"""Growing columns of equal length: a row a thing, a numpy array a property."""
+"""Growing tables of rows, which kernels add to and change."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from aggregator.intmap import IntMap
+from kernels.rows import NONE
 
-#: Growing by half keeps unused space under a third.
+#: Growing by half keeps unused space, which is not touched, under a third.
 _GROWTH = 1.5
 _ROWS_MIN = 64
 
 Column = NDArray[Any]
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-#: No row, no time: where 0 could be meant.
-NONE = -1
 
 
 def grown(column: Column, rows: int) -> Column:
@@ -31,98 +29,72 @@ def grown(column: Column, rows: int) -> Column:
 
 
 class Table:
-    """Named columns. `table["name"]` is a view of the rows in use, and can be written to."""
+    """Rows of a dtype. `table["name"]` is a view of a column of those in use, to read and write.
 
-    def __init__(self, columns: Mapping[str, DTypeLike], absent: Mapping[str, int]) -> None:
+    `rows` has room for more than `size[0]`, the number of rows in use; `size[1]` is the
+    first of a list of rows to use again, or NONE.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], absent: Mapping[str, int] | None = None) -> None:
         """`absent` gives the value of a new row where it is not 0."""
-        self._absent = dict(absent)
-        self._columns: dict[str, Column] = {
-            name: np.empty(0, dtype) for name, dtype in columns.items()
-        }
-        self._count = 0
+        self.rows = np.empty(_ROWS_MIN, dtype)
+        self.size = np.array([0, NONE], np.int64)
+        self._new = np.zeros((), dtype)
+        for name, value in (absent or {}).items():
+            self._new[name] = value
 
     def __len__(self) -> int:
-        return self._count
+        return int(self.size[0])
 
     def __getitem__(self, column: str) -> Column:
-        return self._columns[column][: self._count]
+        return self.rows[column][: self.size[0]]
 
-    @property
-    def names(self) -> list[str]:
-        return list(self._columns)
+    def reserve(self, rows: int) -> None:
+        """Makes room for so many more."""
+        self.rows = grown(self.rows, len(self) + rows)
 
     def add(self, rows: int, **values: Any) -> Int64s:
         """Appends `rows` rows, with `values` in their columns; returns their numbers."""
-        start = self._count
-        self._reserve(start + rows)
-        self._count += rows
-        for name, column in self._columns.items():
-            column[start : self._count] = values.get(name, self._absent.get(name, 0))
-        return np.arange(start, self._count)
-
-    def _reserve(self, rows: int) -> None:
-        for name, column in self._columns.items():
-            self._columns[name] = grown(column, rows)
+        start = len(self)
+        self.reserve(rows)
+        self.size[0] += rows
+        self.rows[start : start + rows] = self._new
+        for name, value in values.items():
+            self.rows[name][start : start + rows] = value
+        return np.arange(start, start + rows)
 
     def clear(self, rows: Int64s, *but: str) -> None:
         """Sets `rows` to what new ones are, except for the columns named."""
-        for name in self._columns:
+        for name in self._new.dtype.names or ():
             if name not in but:
-                self[name][rows] = self._absent.get(name, 0)
+                self[name][rows] = self._new[name]
 
-    def to_arrow(self, chosen: Bools | None = None) -> pa.Table:
-        """A copy of the `chosen` rows, or of all, that later changes do not reach."""
+    def to_arrow(self, columns: tuple[str, ...], chosen: Bools | None = None) -> pa.Table:
+        """A copy of these columns of the `chosen` rows, or of all."""
         rows = slice(None) if chosen is None else np.flatnonzero(chosen)
-        return pa.table({name: pa.array(self[name][rows].copy()) for name in self._columns})
+        return pa.table({name: pa.array(self[name][rows].copy()) for name in columns})
 
     def load_arrow(self, stored: pa.Table) -> None:
-        """Fills an empty table; columns that `stored` lacks get the value of new rows."""
-        self.add(
-            stored.num_rows,
-            **{
-                name: stored[name].to_numpy()
-                for name in self._columns
-                if name in stored.column_names
-            },
-        )
+        """Fills an empty table; what `stored` lacks is as in new rows."""
+        known = [name for name in stored.column_names if name in (self._new.dtype.names or ())]
+        self.add(len(stored), **{name: stored[name].to_numpy() for name in known})
 
 
 class IndexedTable(Table):
-    """A table whose rows are found by an int64 key, as far as they have been given one."""
+    """A table whose rows are found by an int64 key."""
 
-    def __init__(self, columns: Mapping[str, DTypeLike], absent: Mapping[str, int]) -> None:
-        super().__init__(columns, absent)
-        self._index = IntMap()
+    def __init__(self, dtype: np.dtype[Any], absent: Mapping[str, int] | None = None) -> None:
+        super().__init__(dtype, absent)
+        self.index = IntMap()
 
     def find(self, keys: Int64s) -> Int64s:
-        """The row of each key, `NONE` where there is none."""
-        return self._index.find(keys)
+        """The row of each key, NONE where there is none."""
+        return self.index.find(keys)
 
-    def find_or_add(self, keys: Int64s, **columns: Int64s) -> tuple[Int64s, Bools]:
-        """The rows of distinct `keys`, missing ones added with their `columns`; and which were."""
-        rows = self._index.find(keys)
-        is_new = rows == NONE
-        if is_new.any():
-            chosen: dict[str, Any] = {name: column[is_new] for name, column in columns.items()}
-            rows[is_new] = self.add(int(np.count_nonzero(is_new)), **chosen)
-            self._index.insert(keys[is_new], rows[is_new])
-        return rows, is_new
+    def reserve(self, rows: int) -> None:
+        super().reserve(rows)
+        self.index.reserve(len(self) + rows)
 
-    def rows(self, keys: Int64s, **columns: Int64s) -> Int64s:
-        """As `find_or_add`, for keys that may repeat."""
-        rows = self._index.find(keys)
-        missing = np.flatnonzero(rows == NONE)
-        if len(missing):
-            distinct, first, which = np.unique(
-                keys[missing], return_index=True, return_inverse=True
-            )
-            chosen = missing[first]
-            added, _ = self.find_or_add(
-                distinct, **{name: column[chosen] for name, column in columns.items()}
-            )
-            rows[missing] = added[which]
-        return rows
-
-    def index(self, keys: Int64s, rows: Int64s) -> None:
-        """Makes loaded rows findable again."""
-        self._index.insert(keys, rows)
+    def index_all(self, keys: Int64s) -> None:
+        """Makes all rows, which were loaded, findable; a key a row."""
+        self.index.insert(keys, np.arange(len(self)), 0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aggregator.answers import progress_columns
 from aggregator.names import Names
 from aggregator.state import State
-from aggregator.table import NONE
+from kernels.rows import NONE
 
 Int64s = NDArray[np.int64]
 
@@ -80,7 +80,8 @@ def _movies(state: State) -> pa.Table:
 
 def _retention(state: State) -> pa.Table:
     codes = np.flatnonzero(state.movies["buckets"] > 0)
-    curves = [state.runs.retention(code) for code in codes.tolist()]
+    buckets = state.movies["buckets"][codes].tolist()
+    curves = [state.runs.retention(*each) for each in zip(codes.tolist(), buckets, strict=True)]
     widths = [len(plays) for _, plays in curves]
     nothing = np.zeros(0, np.int64)
     viewers, plays = (np.concatenate([nothing, *(c[i] for c in curves)]) for i in (0, 1))
@@ -107,8 +108,7 @@ def _hours(state: State) -> pa.Table:
 
 
 def _names(names: Names, codes: NDArray[Any]) -> pa.Array:
-    of_codes = pa.array(names.to_list(), pa.string())
-    return of_codes.take(pa.array(codes.astype(np.int64)))
+    return names.to_arrow().take(pa.array(codes.astype(np.int64))).cast(pa.string())
 
 
 def _nullable(column: NDArray[Any]) -> pa.Array:

@@ -8,7 +8,8 @@ reachable by its owner alone.
 import asyncio
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +18,9 @@ MESSAGE_BYTES_MAX = 1 << 30
 
 _HEADER = struct.Struct("<II")
 
-Handler = Callable[[bytes], Awaitable[bytes]]
+#: Takes a reply, once.
+Respond = Callable[[bytes], None]
+Handler = Callable[[bytes, Respond], None]
 
 
 class ConnectionLostError(ConnectionError):
@@ -69,15 +72,9 @@ class _Served(_Messages):
     def __init__(self, handle: Handler) -> None:
         super().__init__()
         self._handle = handle
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def message_received(self, call: int, body: bytes) -> None:
-        task = asyncio.ensure_future(self._reply(call, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _reply(self, call: int, body: bytes) -> None:
-        self.send(call, await self._handle(body))
+        self._handle(body, partial(self.send, call))
 
 
 class Connection(_Messages):

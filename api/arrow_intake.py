@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from msgspec import inspect
 from numpy.typing import NDArray
 
-from aggregator.event import Event, id_hashes, to_ms
+from aggregator.event import Event, pair_hashes, to_ms
 from api.arrow_columns import (
     NONE,
     Numbers,
@@ -36,7 +36,8 @@ from api.intake import (
     control_flaw,
 )
 from api.problems import ERRORS_LISTED_MAX, FieldError, bad_request
-from persistence.batch import Batch, compact
+from persistence.batch import NO_SESSIONS, Batch, compact
+from persistence.strings import Strings
 
 _TYPE_QUOTED_MAX = 60
 
@@ -269,7 +270,7 @@ def _batch(columns: _Columns, valid: _Which) -> Batch:
     texts, numbers = columns
     users, user = _table(texts["user"], valid)
     slugs, slug = _table(texts["slug"], valid)
-    sessions, session = [""], np.zeros(len(user), np.int32)
+    sessions, session = NO_SESSIONS, np.zeros(len(user), np.int32)
     if "session" in texts:
         sessions, session = _table(texts["session"], valid)
     return Batch(
@@ -282,24 +283,28 @@ def _batch(columns: _Columns, valid: _Which) -> Batch:
         at_ms=to_ms(numbers["at"].values[valid], 1000),
         ts_ms=_optional(numbers.get("ts"), valid, absent=-1, scale=1),
         duration_ms=_optional(numbers.get("duration"), valid, absent=0, scale=1000),
-        id_hash=_id_hash(texts["user"], texts.get("id"), valid),
+        id_hash=_id_hash(users, user, texts.get("id"), valid),
     )
 
 
-def _table(texts: Texts, valid: _Which) -> tuple[list[str], NDArray[np.int32]]:
+def _table(texts: Texts, valid: _Which) -> tuple[Strings, NDArray[np.int32]]:
     """The texts that valid events have, and which each has; "" stands for none."""
     if isinstance(valid, slice) and texts.complete:
-        return texts.texts.to_pylist(), texts.codes
+        return _strings(texts.texts), texts.codes
     codes = texts.codes[valid]
     has_one = codes != NONE
     used, compacted = compact(codes[has_one], len(texts.texts))
     of_used = texts.texts if len(used) == len(texts.texts) else texts.texts.take(pa.array(used))
-    names: list[str] = of_used.to_pylist()
+    names = _strings(of_used)
     if len(compacted) == len(codes):
         return names, compacted
     with_none = np.full(len(codes), len(names), np.int32)
     with_none[has_one] = compacted
-    return [*names, ""], with_none
+    return Strings.concatenate([names, NO_SESSIONS]), with_none
+
+
+def _strings(texts: pa.Array) -> Strings:
+    return Strings.of_arrow(texts.cast(pa.string()))
 
 
 def _optional(
@@ -311,15 +316,10 @@ def _optional(
     return np.where(given, to_ms(numbers.values[valid], scale), absent)
 
 
-def _id_hash(users: Texts, ids: Texts | None, valid: _Which) -> NDArray[np.int64] | None:
+def _id_hash(
+    users: Strings, user: NDArray[np.int32], ids: Texts | None, valid: _Which
+) -> NDArray[np.int64] | None:
     """The one thing that is made for each event: hashes on disk are of (user, id)."""
-    if ids is None or not (has_one := ids.codes[valid] != NONE).any():
+    if ids is None or not ((code := ids.codes[valid]) != NONE).any():
         return None
-    parts = [
-        texts.texts.take(pa.array(texts.codes[valid][has_one])).cast(pa.large_binary())
-        for texts in (users, ids)
-    ]
-    joined = pc.binary_join_element_wise(*parts, pa.scalar(b"\n", pa.large_binary()))
-    hashes = np.zeros(len(has_one), np.int64)
-    hashes[has_one] = id_hashes(joined.to_numpy(zero_copy_only=False).tolist())
-    return hashes
+    return pair_hashes(users, user, _strings(ids.texts), code)

@@ -8,11 +8,11 @@ from http import HTTPStatus
 
 import msgspec
 from sanic import Blueprint, HTTPResponse, Request
-from sanic.response import raw
 
 from aggregator.event import TAG_BYTES_MAX, Part, to_batch
 from api import arrow_stream
 from api import documentation as doc
+from api.answer import JsonAnswer
 from api.arrow_intake import parse_arrow
 from api.context import router, settings
 from api.intake import Parsed, gunzip, parse_json, parse_ndjson
@@ -97,7 +97,7 @@ async def _take(request: Request) -> HTTPResponse:
         body = _encode(EventsAnswer(accepted, duplicates, rejected, errors, time_of(received_ms)))
     else:
         body = _nothing_rejected(accepted, duplicates, received_ms)
-    return raw(body, content_type="application/json")
+    return JsonAnswer(body)
 
 
 @lru_cache(maxsize=256)

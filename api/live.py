@@ -19,13 +19,13 @@ from sanic import Blueprint, Request, Sanic
 from aggregator.errors import NoAnswerError
 from aggregator.messages import ShardStats, TopQuery
 from aggregator.router import Router
-from aggregator.rules import HOUR_MS
 from api import documentation as doc
 from api.context import settings
 from api.operating import distinct_movies
 from api.problems import unavailable
 from api.protocol import BoundedProtocol
 from api.schema import Seconds, seconds, time_of
+from kernels.rows import HOUR_MS
 
 #: From one frame to the next.
 PERIOD_S = 1.0

@@ -66,9 +66,9 @@ def _contents(entry: Entry) -> Iterator[str]:
 def _rows(batch: Batch) -> Iterator[dict[str, Any]]:
     """As they are kept: milliseconds, and hashes for ids and keys."""
     columns = {
-        "user": [batch.users[code] for code in batch.user.tolist()],
-        "slug": [batch.slugs[code] for code in batch.slug.tolist()],
-        "session": [batch.sessions[code] or None for code in batch.session.tolist()],
+        "user": batch.users.take(batch.user).to_list(),
+        "slug": batch.slugs.take(batch.slug).to_list(),
+        "session": [name or None for name in batch.sessions.take(batch.session)],
         "at_ms": batch.at_ms.tolist(),
     }
     for name, absent in (("ts_ms", -1), ("duration_ms", 0), ("id_hash", 0), ("key_hash", 0)):

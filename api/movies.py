@@ -12,7 +12,7 @@ from sanic import Blueprint, HTTPResponse, Request
 from aggregator.commands import Describe
 from aggregator.event import Length
 from aggregator.messages import HoursQuery, MovieTotals, Sort, TopQuery
-from aggregator.rules import BUCKET_MS, DAY_HOURS, HOUR_MS, hour_kept
+from aggregator.rules import DAY_HOURS, hour_kept
 from api import documentation as doc
 from api.context import credits_positions, router, settings
 from api.parameters import body_of, choice, name_of, pair_of, time_ms, whole_number
@@ -28,6 +28,7 @@ from api.schema import (
     seconds,
     time_of,
 )
+from kernels.rows import BUCKET_MS, HOUR_MS
 
 LIMIT_MAX = 1000
 POINTS_MAX = 10_000

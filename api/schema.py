@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import msgspec
 from sanic import HTTPResponse
-from sanic.response import raw
 
 from aggregator.messages import Fact, MovieTotals, Progress, UserTotals
+from api.answer import JsonAnswer
 from api.problems import FieldError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -275,7 +275,7 @@ def fact_line(fact: Fact) -> bytes:
 
 def answer(value: msgspec.Struct, headers: dict[str, str] | None = None) -> HTTPResponse:
     """A 200 with `value` as JSON."""
-    return raw(_encode(value), headers=headers, content_type="application/json")
+    return JsonAnswer(_encode(value), headers)
 
 
 def _line(value: Any) -> bytes:

@@ -25,6 +25,7 @@ from api.app import create_app
 from api.logs import configure
 from api.protocol import BoundedProtocol
 from api.settings import Settings
+from api.warm_up import warm_up
 
 READY = b"ready\n"
 #: What a worker ends with whose server has gone.
@@ -54,6 +55,7 @@ def main() -> None:
 
     @app.before_server_start
     async def join(app: Sanic[Any, Any]) -> None:
+        warm_up()
         app.ctx.router = make_router(settings, orders.membership)
 
     @app.after_server_start

@@ -40,10 +40,11 @@ from aggregator.state import State
 from benchmarks.server import running
 from benchmarks.viewers import Viewers
 from persistence import log, snapshot
-from persistence.batch import Batch
+from persistence.batch import NO_SESSIONS, Batch
 from persistence.epoch import Epoch
 from persistence.files import make_folder
 from persistence.log import Log, Record
+from persistence.strings import Strings
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
 OWNER = "benchmark/1/0"
@@ -132,7 +133,7 @@ def main(
     sizes = [*(pairs or [1_000_000]), *([LOAD_TARGET_PAIRS] if full else [])]
     with tempfile.TemporaryDirectory(prefix="playhead-bench-") as folder:
         for has_sessions in (True, False):
-            results += _measure_replay(Path(folder), events, has_sessions, rounds)
+            results += measure_replay(Path(folder), events, has_sessions, rounds)
         for size in sizes:
             results.append(_measure_load(Path(folder) / f"pairs-{size}", size, rounds))
         if servers:
@@ -145,7 +146,7 @@ def main(
 # Replay
 
 
-def _measure_replay(folder: Path, events: int, has_sessions: bool, rounds: int) -> Iterator[Replay]:
+def measure_replay(folder: Path, events: int, has_sessions: bool, rounds: int) -> Iterator[Replay]:
     name = "with sessions, ids, ts" if has_sessions else "plain"
     received_ms, sent = _traffic(events, has_sessions)
     for size in track(BATCH_SIZES, name, transient=True):
@@ -226,18 +227,19 @@ def _measure_load(folder: Path, pairs: int, rounds: int) -> Load:
 def _write_snapshot(folder: Path, pairs: int) -> None:
     """Users with so many movies each, three events a pair."""
     random, state, received_ms = np.random.default_rng(1), State(Rules()), START_MS
-    slugs = [f"movie-{number:05}" for number in range(PAIRS_MOVIES)]
+    slugs = Strings.of([f"movie-{number:05}" for number in range(PAIRS_MOVIES)])
     users = -(-pairs // PAIRS_OF_A_USER)
     stride = PAIRS_MOVIES // PAIRS_OF_A_USER
     for first in range(0, users, 10_000):
-        names = [f"user-{number:08}" for number in range(first, min(first + 10_000, users))]
+        numbers = range(first, min(first + 10_000, users))
+        names = Strings.of([f"user-{number:08}" for number in numbers])
         user = np.arange(len(names), dtype=np.int32).repeat(PAIRS_OF_A_USER)
         # One movie of each tenth of them, so that no two are the same.
         tenth = np.tile(np.arange(PAIRS_OF_A_USER), len(names))
         slug = (tenth * stride + random.integers(0, stride, len(user))).astype(np.int32)
         at_ms = random.integers(0, 5_000_000, len(user))
         for _ in range(3):
-            batch = Batch(names, slugs, [""], user, slug, np.zeros_like(user), at_ms)
+            batch = Batch(names, slugs, NO_SESSIONS, user, slug, np.zeros_like(user), at_ms)
             state.apply(batch, received_ms)
             at_ms, received_ms = at_ms + 8_000, received_ms + 8_000
     extra = {"state": state.extra(), "received_ms": received_ms, "producers": []}

@@ -1,56 +1,54 @@
 """A batch of events as columns, and its encoding.
 
 The router encodes a batch once; the same bytes travel to the shard, are
-appended to the log as they are, and are decoded once.
+appended to the log as they are, and are used there without being taken apart.
 
 Encoding (little-endian):
 
-    version u8 | optional columns present u8 | 0 u16 | events u32
-    bytes of each name table: users u32, slugs u32, sessions u32 | 0 u32
-    int64 columns, `events` long: at_ms, then those present of OPTIONAL
-    int32 columns, `events` long: user, slug, session
-    the name tables, each a JSON array of strings
+    version u8 | which columns there are u8 | 0 u16 | events u32
+    names in each table: users u32, slugs u32, sessions u32
+    bytes of each table: users u32, slugs u32, sessions u32
+    int64 columns, `events` long: at_ms, then those there are of OPTIONAL
+    int32 columns, `events` long: user, slug, and session if there is one
+    int32 offsets of each table, one more than it has names
+    the bytes of each table: its names, one after the other, in UTF-8
+    0 to 7 bytes of 0, up to a multiple of 8
+
+A name is what lies between two offsets of its table. Nothing is there of sessions
+when no event has one.
 """
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from functools import reduce
+from itertools import accumulate, islice, pairwise
+from operator import or_
 from typing import Any
 
 import numpy as np
-import orjson
-import pyarrow as pa
 from numpy.typing import NDArray
 
-VERSION = 1
+from kernels import batches as kernels
+from persistence.strings import Strings
+
+VERSION = 2
 #: int64 columns that most batches lack; their order is their bit in the header.
 OPTIONAL = ("ts_ms", "duration_ms", "id_hash", "key_hash")
 
-_HEADER = struct.Struct("<BBHIIIII")
+_HEADER = struct.Struct("<BBHIIIIIII")
+_HAS_SESSIONS = 1 << len(OPTIONAL)
 #: Columns of codes, and the name tables that they are indexes into.
-_TABLES = (("user", "users"), ("slug", "slugs"), ("session", "sessions"))
-_DTYPES = dict.fromkeys(("at_ms", *OPTIONAL), np.dtype("<i8")) | {
-    codes: np.dtype("<i4") for codes, _ in _TABLES
-}
-#: What an optional column has for an event that lacks it, where it is not 0.
-_ABSENT = {"ts_ms": -1}
-_ALL_PRESENT = (1 << len(OPTIONAL)) - 1
+_CODES = ("user", "slug", "session")
+_TABLES = ("users", "slugs", "sessions")
+#: The int64 columns, and what each has for an event that lacks it.
+_ABSENT = {"at_ms": 0, "ts_ms": -1, "duration_ms": 0, "id_hash": 0, "key_hash": 0}
+#: A multiple of it is also one of the size of each number.
+_ALIGNMENT_BYTES = 8
 
 
-def _places(present: int) -> dict[str, tuple[int, int]]:
-    """Where the columns begin and end if there is one event; with more, so many times later."""
-    optional = [name for bit, name in enumerate(OPTIONAL) if present & (1 << bit)]
-    names = ["at_ms", *optional, *(codes for codes, _ in _TABLES)]
-    ends = list(accumulate(_DTYPES[name].itemsize for name in names))
-    return dict(zip(names, pairwise([0, *ends]), strict=True))
-
-
-_PLACES = [_places(present) for present in range(_ALL_PRESENT + 1)]
-_EVENT_BYTES = [max(end for _, end in places.values()) for places in _PLACES]
-_QUOTE = ord('"')
-#: What stands between two names of a table, and of two tables.
-_BETWEEN = {'","', '"]["'}
+#: The table of sessions when nothing names one.
+NO_SESSIONS = Strings.of([""])
 
 
 class BatchError(ValueError):
@@ -61,13 +59,14 @@ class BatchError(ValueError):
 class Batch:
     """Columns of one length; `user`, `slug` and `session` are indexes into the name tables.
 
-    Milliseconds throughout. An optional column that no event needs is None.
+    Milliseconds throughout. An optional column that no event needs is None. All arrays
+    are read-only from then on.
     """
 
-    users: list[str]
-    slugs: list[str]
-    #: "" is the nameless session; [""] when nothing in the batch names one.
-    sessions: list[str]
+    users: Strings
+    slugs: Strings
+    #: "" is the nameless session, and the only one when nothing in the batch names one.
+    sessions: Strings
     user: NDArray[np.int32]
     slug: NDArray[np.int32]
     session: NDArray[np.int32]
@@ -81,16 +80,33 @@ class Batch:
     #: of (user, idempotency key of the request); 0 without one.
     key_hash: NDArray[np.int64] | None = None
 
+    def __post_init__(self) -> None:
+        for column in (self.user, self.slug, self.session, self.at_ms):
+            column.setflags(write=False)
+        for optional in (self.ts_ms, self.duration_ms, self.id_hash, self.key_hash):
+            if optional is not None:
+                optional.setflags(write=False)
+
     def __len__(self) -> int:
         return len(self.at_ms)
 
     def encode(self) -> bytes:
-        tables = [orjson.dumps(names) for names in (self.users, self.slugs, self.sessions)]
-        optional = [getattr(self, name) for name in OPTIONAL]
+        optional = [self.ts_ms, self.duration_ms, self.id_hash, self.key_hash]
         present = sum(1 << bit for bit, column in enumerate(optional) if column is not None)
-        header = _HEADER.pack(VERSION, present, 0, len(self), *map(len, tables), 0)
-        columns = [self.at_ms, *optional, self.user, self.slug, self.session]
-        return b"".join([header, *(c.tobytes() for c in columns if c is not None), *tables])
+        tables, codes = [self.users, self.slugs], [self.user, self.slug]
+        if len(self.sessions.data):
+            present |= _HAS_SESSIONS
+            tables.append(self.sessions)
+            codes.append(self.session)
+        names = [*map(len, tables), 0][: len(_TABLES)]
+        sizes = [*(len(table.data) for table in tables), 0][: len(_TABLES)]
+        arrays: list[NDArray[Any]] = [self.at_ms, *(each for each in optional if each is not None)]
+        arrays += codes
+        arrays += [table.offsets for table in tables] + [table.data for table in tables]
+        parts = [_HEADER.pack(VERSION, present, 0, len(self), *names, *sizes)]
+        parts += [array.tobytes() for array in arrays]
+        parts.append(bytes(-sum(map(len, parts)) % _ALIGNMENT_BYTES))
+        return b"".join(parts)
 
     @classmethod
     def decode(cls, encoded: bytes | memoryview) -> "Batch":
@@ -113,38 +129,50 @@ class Batch:
         """All events in order, as one batch; name tables may repeat names."""
         if len(batches) == 1:
             return batches[0]
-        columns: dict[str, Any] = {}
-        for codes, table in _TABLES:
-            tables = [getattr(batch, table) for batch in batches]
-            parts = [getattr(batch, codes) for batch in batches]
-            if all(names == tables[0] for names in tables):
-                columns[table], columns[codes] = tables[0], np.concatenate(parts)
+        tables = [[getattr(batch, table) for batch in batches] for table in _TABLES]
+        codes = [getattr(batch, name) for name in _CODES for batch in batches]
+        offsets = [table.offsets for of_batches in tables for table in of_batches]
+        lengths = [len(batch) for batch in batches]
+        counts = [lengths, *(list(map(len, of_batches)) for of_batches in tables)]
+        counts += [[len(table.data) for table in of_batches] for of_batches in tables]
+        int32s = np.concatenate(codes + offsets)
+        names, sizes = kernels.renumber(int32s, np.array(counts))
+        data = np.concatenate([table.data for of_batches in tables for table in of_batches])
+        events = sum(lengths)
+        end = len(_CODES) * events
+        return _batch(
+            Strings.cut(int32s[end:], data, names, sizes),
+            [*int32s[:end].reshape(len(_CODES), events)],
+            _joined_numbers(batches, lengths),
+        )
+
+
+def _joined_numbers(batches: Sequence[Batch], lengths: list[int]) -> dict[str, NDArray[np.int64]]:
+    """The int64 columns that any of the batches has, filled up in the others."""
+    columns = {}
+    for name, absent in _ABSENT.items():
+        parts = [getattr(batch, name) for batch in batches]
+        given = sum(part is not None for part in parts)
+        if given < len(parts):
+            if not given:
                 continue
-            starts = np.cumsum([0, *map(len, tables[:-1])], dtype=np.int32)
-            columns[table] = list(chain.from_iterable(tables))
-            columns[codes] = np.concatenate(parts) + np.repeat(starts, list(map(len, parts)))
-        for name in OPTIONAL:
-            parts = [getattr(batch, name) for batch in batches]
-            if any(part is not None for part in parts):
-                absent = _ABSENT.get(name, 0)
-                columns[name] = np.concatenate(
-                    [
-                        np.full(len(batch), absent, np.int64) if part is None else part
-                        for batch, part in zip(batches, parts, strict=True)
-                    ]
-                )
-        return Batch(at_ms=np.concatenate([batch.at_ms for batch in batches]), **columns)
+            parts = [
+                np.full(length, absent) if part is None else part
+                for part, length in zip(parts, lengths, strict=True)
+            ]
+        columns[name] = np.concatenate(parts)
+    return columns
 
 
 @dataclass(slots=True)
 class Encoded:
-    """An encoded batch whose parts are known by where they are."""
+    """An encoded batch, as long as its header says."""
 
-    encoded: memoryview
+    encoded: bytes | memoryview
     events: int
     present: int
-    #: Where the name tables begin, and end.
-    tables: tuple[int, int, int, int]
+    #: Where its parts begin and end.
+    places: list[tuple[int, int]]
 
     def __len__(self) -> int:
         return self.events
@@ -153,139 +181,87 @@ class Encoded:
     def of(cls, encoded: bytes | memoryview) -> "Encoded":
         """Raises `BatchError`."""
         try:
-            version, present, _, events, users, slugs, sessions, _ = _HEADER.unpack_from(encoded)
+            version, present, _, events, *counts = _HEADER.unpack_from(encoded)
         except struct.error as error:
             raise BatchError(f"not an encoded batch: {error}") from error
         if version != VERSION:
             raise BatchError(f"batch version {version}, this playhead reads {VERSION}")
-        present &= _ALL_PRESENT
-        start = _HEADER.size + events * _EVENT_BYTES[present]
-        tables = (start, start + users, start + users + slugs, start + users + slugs + sessions)
-        if len(encoded) < tables[-1]:
-            raise BatchError("not an encoded batch: it is cut short")
-        return cls(memoryview(encoded), events, present, tables)
-
-    def column(self, name: str) -> memoryview | None:
-        """The bytes of a column; None if it is not there."""
-        place = _PLACES[self.present].get(name)
-        if place is None:
-            return None
-        start, end = place
-        events = self.events
-        return self.encoded[_HEADER.size + events * start : _HEADER.size + events * end]
-
-    def table(self, number: int) -> memoryview:
-        return self.encoded[self.tables[number] : self.tables[number + 1]]
+        tables = 3 if present & _HAS_SESSIONS else 2
+        longs = 1 + (present & (_HAS_SESSIONS - 1)).bit_count()
+        lengths = [8 * events] * longs + [4 * events] * tables
+        lengths += [4 * (names + 1) for names in counts[:tables]]
+        lengths += counts[3 : 3 + tables]
+        places = list(pairwise(accumulate(lengths, initial=_HEADER.size)))
+        end = places[-1][1]
+        if len(encoded) != end + -end % _ALIGNMENT_BYTES:
+            raise BatchError("not an encoded batch: it is not as long as it says")
+        return cls(encoded, events, present, places)
 
     def decode(self) -> Batch:
-        """Columns are read-only views; raises `BatchError`."""
-        try:
-            users, slugs, sessions = (orjson.loads(self.table(number)) for number in range(3))
-        except ValueError as error:
-            raise BatchError(f"not an encoded batch: {error}") from error
-        columns: dict[str, Any] = {
-            name: np.frombuffer(column, dtype)
-            for name, dtype in _DTYPES.items()
-            if (column := self.column(name)) is not None
-        }
-        return Batch(users, slugs, sessions, **columns)
+        """Columns are read-only views, of a copy if it is not aligned; raises `BatchError`."""
+        words = np.frombuffer(self.encoded, np.int64)
+        if not words.flags.aligned:
+            words = words.copy()
+        words.setflags(write=False)
+        int32s, data, places = words.view(np.int32), words.view(np.uint8), iter(self.places)
+        _refuse(kernels.flaw_of(int32s))
+        numbers: dict[str, Any] = {}
+        for name in _numbers(self.present):
+            start, end = next(places)
+            numbers[name] = words[start // 8 : end // 8]
+        tables = 3 if self.present & _HAS_SESSIONS else 2
+        codes, offsets = (
+            [int32s[start // 4 : end // 4] for start, end in islice(places, tables)]
+            for _ in range(2)
+        )
+        names = [Strings(ends, data[slice(*next(places))]) for ends in offsets]
+        if tables == 2:
+            codes.append(np.zeros(self.events, np.int32))
+            names.append(NO_SESSIONS)
+        return _batch(names, codes, numbers)
 
     @staticmethod
     def join(batches: Sequence["Encoded"]) -> Batch:
         """All events in order, as one batch, without decoding each; raises `BatchError`."""
         if len(batches) == 1:
             return batches[0].decode()
-        lengths = [batch.events for batch in batches]
-        columns: dict[str, Any] = {
-            name: _join_columns(name, batches)
-            for name in ("at_ms", *OPTIONAL)
-            if any(name in _PLACES[present] for present in {batch.present for batch in batches})
+        data = b"".join([batch.encoded for batch in batches])
+        lengths = [len(batch.encoded) for batch in batches]
+        flaw, numbers, codes, offsets, names, counts, sizes = kernels.join(
+            np.frombuffer(data, np.int32),
+            np.frombuffer(data, np.int64),
+            np.frombuffer(data, np.uint8),
+            np.cumsum([0, *lengths[:-1]]) // np.dtype(np.int32).itemsize,
+            np.array([*_ABSENT.values()]),
+        )
+        _refuse(flaw)
+        given = _numbers(reduce(or_, {batch.present for batch in batches}))
+        columns = {
+            name: column for name, column in zip(_ABSENT, numbers, strict=True) if name in given
         }
-        for number, (codes, table) in enumerate(_TABLES):
-            try:
-                names = _JoinedNames.of([batch.table(number) for batch in batches])
-            except ValueError as error:
-                raise BatchError(f"not an encoded batch: {error}") from error
-            code = _join_columns(codes, batches)
-            if not names.have(code, lengths):
-                raise BatchError(f"not an encoded batch: a code has no name in {table}")
-            if names.code is not None:
-                code = names.code.take(code + names.starts.repeat(lengths))
-            columns[table], columns[codes] = names.names, code
-        return Batch(**columns)
+        return _batch(Strings.cut(offsets, names, counts, sizes), [*codes], columns)
 
 
-def _join_columns(name: str, batches: Sequence[Encoded]) -> NDArray[Any]:
-    absent = np.array([_ABSENT.get(name, 0)], _DTYPES[name]).tobytes()
-    parts = [
-        absent * batch.events if (part := batch.column(name)) is None else part for batch in batches
-    ]
-    return np.frombuffer(b"".join(parts), _DTYPES[name])
+def _numbers(present: int) -> list[str]:
+    """The int64 columns that there are."""
+    return ["at_ms", *(name for bit, name in enumerate(OPTIONAL) if present >> bit & 1)]
 
 
-@dataclass(slots=True)
-class _JoinedNames:
-    """The names of several name tables."""
+def _batch(
+    tables: Sequence[Strings],
+    codes: Sequence[NDArray[np.int32]],
+    numbers: dict[str, NDArray[np.int64]],
+) -> Batch:
+    users, slugs, sessions = tables
+    user, slug, session = codes
+    return Batch(users, slugs, sessions, user, slug, session, **numbers)
 
-    names: list[str]
-    #: Of each name of each table its index in `names`; None if all tables are equal.
-    code: NDArray[np.int32] | None
-    #: Where each table's names begin in `code`.
-    starts: NDArray[np.intp]
 
-    @classmethod
-    def of(cls, tables: Sequence[memoryview]) -> "_JoinedNames":
-        """Raises `ValueError` for what is not JSON."""
-        joined = b"".join(tables)
-        size = len(tables[0]) * len(tables)  # seen first: the copies may be far larger than all
-        if len(joined) == size and joined == bytes(tables[0]) * len(tables):
-            return cls(orjson.loads(tables[0]), None, np.zeros(0, np.intp))
-        starts = np.cumsum([0, *map(len, tables[:-1])])
-        return cls._cut(joined, starts) or cls._parse(tables)
-
-    def have(self, codes: NDArray[Any], lengths: Sequence[int]) -> bool:
-        """Whether each of the codes, so many a table, is one of a name of its own table."""
-        if not len(codes):
-            return True
-        if self.code is None:
-            return bool(codes.min() >= 0 and codes.max() < len(self.names))
-        sizes = np.diff(self.starts, append=len(self.code))
-        return bool(((codes >= 0) & (codes < sizes.repeat(lengths))).all())
-
-    @classmethod
-    def _cut(cls, joined: bytes, starts: NDArray[np.intp]) -> "_JoinedNames | None":
-        """By the quotes alone, several times as fast as by parsing; None where that may fail."""
-        quotes = (np.frombuffer(joined, np.uint8) == _QUOTE).nonzero()[0]
-        first = quotes.searchsorted(starts)
-        if b"\\" in joined or len(quotes) % 2 or not joined.endswith(b'"]'):
-            return None
-        if first[-1] == len(quotes) or (quotes[first] != starts + 1).any():
-            return None
-        # Every other piece is a name; those between them have the quotes around.
-        bounds = quotes.astype(np.int32)
-        bounds[0::2] += 1
-        pieces = pa.StringArray.from_buffers(
-            len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(joined)
-        ).dictionary_encode()
-        code = pieces.indices.to_numpy()
-        is_between = np.zeros(len(pieces.dictionary), np.bool_)
-        is_between[code[1::2]] = True
-        distinct = pieces.dictionary.to_pylist()
-        if not {distinct[at] for at in is_between.nonzero()[0].tolist()} <= _BETWEEN:
-            return None
-        place = (~is_between).cumsum(dtype=np.int32) - 1
-        names = [
-            name for name, is_none in zip(distinct, is_between.tolist(), strict=True) if not is_none
-        ]
-        return cls(names, place.take(code[0::2]), first // 2)
-
-    @classmethod
-    def _parse(cls, tables: Sequence[memoryview]) -> "_JoinedNames":
-        lists = [orjson.loads(table) for table in tables]
-        codes: dict[str, int] = {}
-        code = [codes.setdefault(name, len(codes)) for names in lists for name in names]
-        starts = np.cumsum([0, *map(len, lists[:-1])])
-        return cls(list(codes), np.array(code, np.int32), starts)
+def _refuse(flaw: int) -> None:
+    if flaw:
+        what = "a code has no name in" if flaw < kernels.BAD_OFFSETS else "bad offsets of"
+        table = _TABLES[(flaw - kernels.BAD_CODE) % len(_TABLES)]
+        raise BatchError(f"not an encoded batch: {what} {table}")
 
 
 def compact(codes: NDArray[Any], names: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
@@ -298,6 +274,6 @@ def compact(codes: NDArray[Any], names: int) -> tuple[NDArray[np.intp], NDArray[
     return used, place[codes]
 
 
-def _compact(names: list[str], codes: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
-    used, compacted = compact(codes, len(names))
-    return [names[code] for code in used.tolist()], compacted
+def _compact(names: Strings, codes: NDArray[np.int32]) -> tuple[Strings, NDArray[np.int32]]:
+    offsets, data, compacted = kernels.used_names(names.offsets, names.data, codes)
+    return Strings(offsets, data), compacted

@@ -17,7 +17,7 @@ from persistence import manifest as manifests
 from persistence.errors import DamagedError, PersistenceError, SettingsMismatchError
 from persistence.files import FolderLock, make_folder
 
-FORMAT = 2
+FORMAT = 3
 
 _GENERATION = "generation-"
 

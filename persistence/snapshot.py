@@ -21,7 +21,7 @@ from persistence import manifest
 from persistence.errors import DamagedError
 from persistence.files import make_folder, replace_file, sync_folder
 
-FORMAT = 3
+FORMAT = 4
 #: One to use and one to fall back on.
 KEPT = 2
 

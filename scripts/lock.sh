@@ -17,7 +17,7 @@ lock() {
         --custom-compile-command "make lock" pyproject.toml "$@"
 }
 
-lock --group build --group dev --output-file requirements-dev.txt "$@"
+lock --group build --group bench --group dev --output-file requirements-dev.txt "$@"
 # The runtime lock takes its pins from the one just made: uv keeps those of the output file.
 cp requirements-dev.txt requirements.txt
 lock --group build --output-file requirements.txt

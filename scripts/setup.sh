@@ -58,6 +58,9 @@ pip --require-hashes -r "$requirements" ||
 pip --no-deps --no-build-isolation --editable . ||
     fail "pip could not install the project itself, see above"
 
+echo "setup: compiling what is fast, this takes half a minute or so"
+.venv/bin/python -m api.warm_up || fail "could not compile, see above"
+
 rm .venv/unfinished
 for stamp in "$@"; do
     : >"$stamp"

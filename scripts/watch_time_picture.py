@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from aggregator.reference import Interval, Reference, union
-from aggregator.rules import BUCKET_MS, HOUR_MS, HOURS_KEPT_DAYS, RESUME_RATIO
+from aggregator.rules import HOURS_KEPT_DAYS, RESUME_RATIO
+from kernels.rows import BUCKET_MS, HOUR_MS
 
 TARGET = Path("docs/images/watch-time.svg")
 

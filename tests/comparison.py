@@ -7,8 +7,9 @@ import numpy as np
 
 from aggregator.answers import continue_list, history, movie_totals, progress_of, user_totals
 from aggregator.reference import Pair, Reference
-from aggregator.rules import HOUR_MS, HOURS_KEPT_DAYS
+from aggregator.rules import HOURS_KEPT_DAYS
 from aggregator.state import State
+from kernels.rows import HOUR_MS
 
 #: Keyed by what it is about: ("pair", user, slug), ("movie", slug), ("hour", slug, start) …
 Facts = dict[tuple[str | int, ...], Any]
@@ -53,7 +54,7 @@ def facts_of_state(state: State) -> Facts:
         )
         code = state.movie_code(movie.slug)
         assert code is not None
-        viewers, plays = state.runs.retention(code)
+        viewers, plays = state.runs.retention(code, int(state.movies["buckets"][code]))
         facts["retention", movie.slug] = (viewers.tolist(), plays.tolist())
     hours = state.hours.totals()
     for code, hour, watch_ms in zip(*hours.to_pydict().values(), strict=True):

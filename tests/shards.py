@@ -1,6 +1,7 @@
 """Shards in this process: the real thing without Ray, for tests of what surrounds them."""
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 import pyarrow as pa
 
+from aggregator import wire
 from aggregator.checkpoint import erasure_of, facts_between
 from aggregator.commands import Command
 from aggregator.event import Event, Part, to_batch
@@ -35,6 +37,21 @@ from persistence.directory import read_manifest
 from persistence.facts import SCHEMA, one_chunk
 
 NOW_MS = 1_700_000_000_000
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def in_tasks(handle: Callable[[bytes], Awaitable[bytes]]) -> wire.Handler:
+    """What `wire.serve` takes: each frame is handled in a task of its own."""
+
+    async def reply(frame: bytes, respond: wire.Respond) -> None:
+        respond(await handle(frame))
+
+    def receive(frame: bytes, respond: wire.Respond) -> None:
+        task = asyncio.ensure_future(reply(frame, respond))
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+
+    return receive
 
 
 class Clock:

@@ -22,7 +22,8 @@ from aggregator.commands import (
 )
 from aggregator.event import Event
 from aggregator.router import shard_of
-from aggregator.rules import HOUR_MS, Rules
+from aggregator.rules import Rules
+from kernels.rows import HOUR_MS
 from tests.disk import KilledError, failing_at, files_with, never_syncing
 from tests.faults.conftest import rounds
 from tests.faults.data import Data, Model

@@ -30,14 +30,15 @@ from aggregator.messages import (
     TopQuery,
 )
 from aggregator.router import Router, shard_of
-from aggregator.rules import HOUR_MS, Rules
+from aggregator.rules import Rules
 from aggregator.shard import Shard
+from kernels.rows import HOUR_MS
 from tests.disk import never_syncing
 from tests.shards import Clock, crash, router_of, settings_of, watch
 
 SHARDS = (1, 2, 5)
 KEPT_DAYS = 2
-NAMES = ["a", "d", "h", "bob", "user2"]
+NAMES = ["a", "b", "c", "e", "g"]
 MOVIES = ["x", "y", "z"]
 SORTS: tuple[Sort, ...] = ("watch_seconds", "viewers", "views", "completions")
 

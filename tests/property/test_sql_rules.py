@@ -24,10 +24,11 @@ from aggregator.commands import (
 from aggregator.event import Event, Part, to_batch
 from aggregator.inspection import joined
 from aggregator.reference import Reference
-from aggregator.rules import HOUR_MS, Rules
+from aggregator.rules import Rules
 from aggregator.sql_rules import first_difference, totals
 from aggregator.state import State
 from aggregator.tables import tables_of
+from kernels.rows import HOUR_MS
 from tests import facts
 from tests.facts import START_MS, Fact
 

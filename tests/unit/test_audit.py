@@ -18,7 +18,7 @@ from aggregator.rules import Rules
 from aggregator.shard import Shard
 from persistence import log
 from persistence.directory import DataDirectory
-from tests.shards import Clock, crash, order, send, settings_of, watch
+from tests.shards import Clock, crash, in_tasks, order, send, settings_of, watch
 
 
 @asynccontextmanager
@@ -28,7 +28,7 @@ async def served_shard(folder: Path, **changes: Any) -> AsyncIterator[Shard]:
     namespace = sockets.namespace_of(directory.manifest.id)
     runtime = Path(tempfile.mkdtemp(prefix=sockets.folder_prefix(namespace)))
     shard = Shard(settings_of(folder, **changes), Clock())
-    server = await wire.serve(sockets.socket_path(runtime, 0), shard.handle)
+    server = await wire.serve(sockets.socket_path(runtime, 0), in_tasks(shard.handle))
     yield shard
     server.close()
     shutil.rmtree(runtime)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.hours import Hours
-from aggregator.rules import HOUR_MS, fold_before, hour_kept
+from aggregator.rules import fold_before, hour_kept
+from kernels.rows import HOUR_MS
 from tests.shards import NOW_MS
 
 KEPT_DAYS = 2
@@ -38,11 +39,18 @@ class Model:
 
 
 def add(hours: Hours, model: Model, credits: Iterable[tuple[int, int, int]]) -> None:
-    """Adds (pair, t, credit) triples; equal pairs are neighbours."""
+    """Adds (pair, t, credit) triples."""
     pairs, t, credit = (np.array(column, np.int64) for column in zip(*credits, strict=True))
-    hours.add(pairs, pairs % MOVIES, t, credit)
+    hours.add(pairs % MOVIES, t // HOUR_MS, credit)
     for pair, at, amount in zip(pairs.tolist(), t.tolist(), credit.tolist(), strict=True):
         model.added[pair, at // HOUR_MS] += amount
+
+
+def forget(hours: Hours, model: Model, pairs: set[int]) -> None:
+    """Takes away all that pairs added, hour by hour."""
+    gone = {key: model.added.pop(key) for key in list(model.added) if key[0] in pairs}
+    rows = [(movie_of(pair), hour, -credit) for (pair, hour), credit in gone.items()]
+    hours.add(*np.array(rows, np.int64).reshape(-1, 3).T)
 
 
 def check(hours: Hours, model: Model, now_ms: int) -> None:
@@ -66,8 +74,7 @@ def check(hours: Hours, model: Model, now_ms: int) -> None:
 def reloaded(hours: Hours) -> Hours:
     """As after a snapshot."""
     loaded = Hours(KEPT_DAYS)
-    tables = hours.to_arrow(np.arange(PAIRS), np.arange(MOVIES))
-    loaded.load_arrow(tables, hours.fold_before)
+    loaded.load_arrow(hours.to_arrow(np.arange(MOVIES)), hours.fold_before)
     return loaded
 
 
@@ -98,10 +105,7 @@ def test_equals_what_the_pairs_added(steps: list[tuple[int, Any]]) -> None:
         if step == "reload":
             hours = reloaded(hours)
         elif isinstance(step, set):
-            pairs = np.array(sorted(step), np.int64)
-            hours.forget(pairs, pairs % MOVIES)
-            for key in [key for key in model.added if key[0] in step]:
-                del model.added[key]
+            forget(hours, model, step)
         else:
             add(hours, model, [(pair, now_ms - late, credit) for pair, late, credit in step])
             hours.fold(now_ms)
@@ -133,7 +137,7 @@ def test_a_late_credit_counts_when_it_happened(late_days: int) -> None:
     assert hours.of_movie(0, at // 24 * 24, at // 24 * 24 + 24, NOW_MS).sum() == 11
     folded_into = at if late_days <= KEPT_DAYS else at // 24 * 24
     assert hours.of_movie(0, folded_into, folded_into + 1, NOW_MS).tolist() == [11]
-    hours.forget(np.array([0, 1]), np.array([0, 1]))
+    forget(hours, model, {0, 1})
     assert len(hours.totals()) == 0
     assert not hours.of_movie(0, DAY - 1_000, DAY + 24, NOW_MS).any()
 

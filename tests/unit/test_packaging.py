@@ -48,6 +48,7 @@ def test_the_tests_that_durability_names_exist() -> None:
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
+        ("kernels", {"persistence", "aggregator", "api", "benchmarks", "ray", "sanic", "pyarrow"}),
         ("persistence", {"aggregator", "api", "benchmarks", "ray", "sanic"}),
         ("aggregator", {"api", "benchmarks", "sanic"}),
         ("api", {"ray"}),

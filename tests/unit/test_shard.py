@@ -327,7 +327,7 @@ def test_a_damaged_snapshot_is_made_up_for_by_a_log_that_is_still_whole(
         before = facts_of_state(shard._state)
         crash(shard)
         (manifest,) = manifests(tmp_path)
-        manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 2'))
+        manifest.write_text(manifest.read_text().replace('"format": 4', '"format": 2'))
         shard = Shard(settings, Clock())
         assert shard.recovered.startswith("0 events from the snapshot, 3 from the log")
         assert facts_of_state(shard._state) == before

@@ -7,8 +7,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from aggregator.rules import HOUR_MS, Rules
+from aggregator.rules import Rules
 from aggregator.sql_rules import KEYS, first_difference, totals
+from kernels.rows import HOUR_MS
 from tests import facts
 from tests.facts import START_MS, Fact
 from tests.unit.test_watch_time_vectors import CASES

@@ -8,6 +8,7 @@ import pytest
 
 from aggregator import wire
 from aggregator.wire import ConnectionLostError
+from tests.shards import in_tasks
 
 
 async def shout(body: bytes) -> bytes:
@@ -17,7 +18,7 @@ async def shout(body: bytes) -> bytes:
 
 def test_calls_overlap_and_each_gets_its_reply(tmp_path: Path) -> None:
     async def run() -> None:
-        server = await wire.serve(tmp_path / "s.sock", shout)
+        server = await wire.serve(tmp_path / "s.sock", in_tasks(shout))
         connection = await wire.connect(str(tmp_path / "s.sock"))
         bodies = [b"a" * size for size in (0, 1, 2, 70_000, 3, 3_000_000, 5)]
         replies = await asyncio.gather(*map(connection.call, bodies))
@@ -36,7 +37,7 @@ def test_a_lost_connection_fails_every_call_at_once(tmp_path: Path) -> None:
             await stuck.wait()
             return b""
 
-        server = await wire.serve(tmp_path / "s.sock", never)
+        server = await wire.serve(tmp_path / "s.sock", in_tasks(never))
         connection = await wire.connect(str(tmp_path / "s.sock"))
         calls = [asyncio.create_task(connection.call(b"x")) for _ in range(3)]
         await asyncio.sleep(0.01)
@@ -54,7 +55,7 @@ def test_a_lost_connection_fails_every_call_at_once(tmp_path: Path) -> None:
 
 def test_an_impossible_length_ends_the_connection(tmp_path: Path) -> None:
     async def run() -> None:
-        server = await wire.serve(tmp_path / "s.sock", shout)
+        server = await wire.serve(tmp_path / "s.sock", in_tasks(shout))
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s.sock"))
         writer.write(b"\xff" * 8)
         assert await reader.read() == b""
@@ -67,7 +68,7 @@ def test_an_impossible_length_ends_the_connection(tmp_path: Path) -> None:
 def test_the_socket_is_its_owners_alone(tmp_path: Path) -> None:
     async def run() -> None:
         path = tmp_path / "folder" / "s.sock"
-        server = await wire.serve(path, shout)
+        server = await wire.serve(path, in_tasks(shout))
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         server.close()
 

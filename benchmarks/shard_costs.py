@@ -1,0 +1,348 @@
+"""What the operations of a shard cost, in a process of its own that gets encoded frames."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import uvloop
+
+from aggregator.event import Event, Part, to_batch
+from aggregator.lane import Lane, QueueLimits
+from aggregator.messages import (
+    Answers,
+    Applied,
+    MoviesQuery,
+    ProgressQuery,
+    Query,
+    ShardStats,
+    StatsQuery,
+    decode_reply,
+    encode_events,
+    encode_queries,
+)
+from aggregator.router import Router
+from benchmarks.recorded import record
+from benchmarks.shard_process import ShardProcess, Usage, shard_process
+from kernels.rows import BUCKET_MS
+from persistence.batch import NO_SESSIONS, Batch
+from persistence.strings import Strings
+
+#: So many producers have a frame of so many events each under way, until so many events are sent.
+POINTS = (
+    (1, 1, 2_000),
+    (16, 1, 15_000),
+    (64, 1, 15_000),
+    (16, 16, 60_000),
+    (16, 64, 150_000),
+    (4, 1_000, 200_000),
+    (2, 10_000, 300_000),
+)
+#: Viewers that watch for so long at so many events a second; the first are not counted.
+TRAFFIC_S, TRAFFIC_PER_S = 60.0, 15_000.0
+FIRST_S, FIRST_FRAME_EVENTS = 10.0, 1_000
+#: Frames of questions of a kind.
+ASKED_TIMES, QUESTIONS_A_FRAME = 300, 64
+#: Shards that a question about a movie is asked of, and how often.
+FAN_OUT, FAN_OUT_TIMES = 8, 500
+#: Of which memory and checkpoints are measured.
+PAIRS = 1_000_000
+#: Movies of so long whose retention is kept; there is a part of it in each shard.
+WATCHED_MOVIES, WATCHED_MS = 2_000, 5_400_000
+#: In the records that are replayed and archived.
+RECORD_EVENTS = 64
+RECORDED_S, RECORDED_PER_S = 30.0, 10_000.0
+#: A frame that fills a shard has the movies of so many users.
+FILL_USERS, FILL_MOVIES, FILL_MOVIES_OF_A_USER = 500, 400, 40
+FILL_STEP_MS = 8_000
+
+
+class FrameCost(msgspec.Struct, frozen=True):
+    """What frames of one size came to."""
+
+    producers: int
+    frame_events: int
+    events: int
+    frames: int
+    commits: int
+    cpu_s: float
+    disk_s: float
+    encoded_bytes: int
+
+
+def frame_costs(folder: Path) -> tuple[dict[str, float], list[FrameCost]]:
+    """The `Costs` of frames of events and of questions, and what they were made of."""
+    recording = record(TRAFFIC_S)
+    with shard_process(folder) as process:
+        traffic = recording.copies(TRAFFIC_PER_S)
+        events = [event for _, event in traffic]
+        first = next(i for i, (due_s, _) in enumerate(traffic) if due_s >= FIRST_S)
+        append(process, frames_of(events[:first], FIRST_FRAME_EVENTS), producers=1)
+        costs = {"fan_out_s": uvloop.run(_fan_out(process, events[0].slug))}
+        measured = []
+        for producers, size, count in POINTS:
+            chosen, first = events[first : first + count], first + count
+            measured.append(_frame_cost(process, producers, size, chosen))
+        costs |= _question_costs(process, events)
+    return costs | _fitted(measured), measured
+
+
+def _frame_cost(process: ShardProcess, producers: int, size: int, events: list[Event]) -> FrameCost:
+    frames = frames_of(events, size)
+    used = append(process, frames, producers)
+    return FrameCost(
+        producers,
+        size,
+        len(events),
+        len(frames),
+        used.commits,
+        used.cpu_s,
+        used.disk_s,
+        sum(map(len, frames)),
+    )
+
+
+def _fitted(measured: list[FrameCost]) -> dict[str, float]:
+    """Costs of a commit, a frame and an event that come closest to all that was measured."""
+    counts = [[cost.commits, cost.frames, cost.events] for cost in measured]
+    commit_s, frame_s, event_s = shares(counts, [cost.cpu_s for cost in measured])
+    counts = [[cost.frames, cost.events] for cost in measured]
+    frame_bytes, event_bytes = shares(counts, [cost.encoded_bytes for cost in measured])
+    alone = measured[0]
+    return {
+        "commit_s": commit_s,
+        "frame_s": frame_s,
+        "event_s": event_s,
+        "log_frame_bytes": frame_bytes + LOG_HEADER_BYTES,
+        "log_event_bytes": event_bytes,
+        "append_s": alone.disk_s / alone.commits,
+    }
+
+
+#: Before each record.
+LOG_HEADER_BYTES = 64
+
+
+def shares(counts: Sequence[Sequence[float]], sums: Sequence[float]) -> list[float]:
+    """What one of each comes to, none below 0, so that the sums are met as closely as can be.
+
+    Each row of `counts` has its sum; all sums are as important, whatever their size.
+    """
+    rows = np.array(counts, np.float64) / np.array(sums, np.float64)[:, None]
+    found = np.zeros(rows.shape[1])
+    chosen = np.arange(rows.shape[1])
+    while len(chosen):
+        solution = np.linalg.lstsq(rows[:, chosen], np.ones(len(rows)))[0]
+        if solution.min() >= 0:
+            found[chosen] = solution
+            break
+        chosen = np.delete(chosen, solution.argmin())
+    return [float(value) for value in found]
+
+
+# Questions
+
+
+def _question_costs(process: ShardProcess, events: list[Event]) -> dict[str, float]:
+    """Of frames of one question and of many, where so many streams are watched now."""
+    some = events[:: len(events) // QUESTIONS_A_FRAME][:QUESTIONS_A_FRAME]
+    points: list[Query] = [ProgressQuery(event.user, event.slug) for event in some]
+    movies: list[Query] = [MoviesQuery([event.slug]) for event in some]
+    (answer,) = uvloop.run(_answers(process, [StatsQuery()]))
+    watching = msgspec.msgpack.decode(answer, type=ShardStats).watching_now
+    one, many = _asked(process, points[:1]), _asked(process, points)
+    one_movie, many_movies = _asked(process, movies[:1]), _asked(process, movies)
+    query_s = (many - one) / (QUESTIONS_A_FRAME - 1)
+    movie_query_s = (many_movies - one_movie) / (QUESTIONS_A_FRAME - 1)
+    return {
+        "query_frame_s": one - query_s,
+        "query_s": query_s,
+        "movie_query_s": movie_query_s,
+        "watching_s": max(one_movie - (one - query_s) - movie_query_s, 0) / watching,
+    }
+
+
+def _asked(process: ShardProcess, queries: list[Query]) -> float:
+    """Core seconds of a frame of these, one after the other."""
+
+    async def ask() -> Usage:
+        connection, before = await process.connect(), await process.usage()
+        for _ in range(ASKED_TIMES):
+            await connection.call(frame)
+        connection.close()
+        return (await process.usage()).since(before)
+
+    frame = encode_queries(queries)
+    return uvloop.run(ask()).cpu_s / ASKED_TIMES
+
+
+async def _answers(process: ShardProcess, queries: list[Query]) -> list[msgspec.Raw]:
+    connection = await process.connect()
+    reply = decode_reply(await connection.call(encode_queries(queries)))
+    connection.close()
+    assert isinstance(reply, Answers)
+    return reply.answers
+
+
+async def _fan_out(process: ShardProcess, slug: str) -> float:
+    """Core seconds of this process for each shard that a question about a movie goes to."""
+    connections = [await process.connect() for _ in range(FAN_OUT)]
+    lanes = [Lane(n, connection.call, QueueLimits()) for n, connection in enumerate(connections)]
+    few_s, many_s = [await _asking(Router(asked), slug) for asked in (lanes[:1], lanes)]
+    await Router(lanes).close()
+    for connection in connections:
+        connection.close()
+    return (many_s - few_s) / (FAN_OUT - 1)
+
+
+async def _asking(router: Router, slug: str) -> float:
+    began_s = time.process_time()
+    for _ in range(FAN_OUT_TIMES):
+        await router.movies([slug])
+    return (time.process_time() - began_s) / FAN_OUT_TIMES
+
+
+# What is kept: memory, checkpoints, starts
+
+
+def kept_costs(folder: Path) -> dict[str, float]:
+    """The `Costs` of pairs and movies in memory, of checkpoints and starts, and on disk."""
+    plain_bytes, movie_bytes = _plain(folder.with_name("plain"))
+    frames = frames_of(
+        [event for _, event in record(RECORDED_S).copies(RECORDED_PER_S)], RECORD_EVENTS
+    )
+    with shard_process(folder) as process:
+        empty = uvloop.run(process.usage())
+        fill(process, PAIRS, has_sessions=True)
+        filled = uvloop.run(process.usage())
+        _checkpoint(process)
+        stored_bytes = _bytes(folder / "events")
+        append(process, frames, producers=4)
+        archiving = _checkpoint(process)
+        stored_bytes = _bytes(folder / "events") - stored_bytes
+        append(process, frames[:1], producers=1)
+        before = uvloop.run(process.usage())
+        writing = _checkpoint(process)
+    with shard_process(folder) as process:
+        loaded = uvloop.run(process.usage())
+    events = RECORD_EVENTS * len(frames)
+    columns_bytes = max(writing.peak_bytes - before.rss_bytes, 0)
+    newest = max((folder / "shard-0000" / "snapshots").iterdir())
+    with_session_bytes = (filled.rss_bytes - empty.rss_bytes) / PAIRS
+    return {
+        "pair_bytes": plain_bytes,
+        "session_bytes": max(with_session_bytes - plain_bytes, 0),
+        "movie_bytes": movie_bytes,
+        "checkpoint_pair_bytes": (loaded.rss_bytes - empty.rss_bytes + columns_bytes) / PAIRS,
+        "load_pair_s": loaded.recovery_cpu_s / PAIRS,
+        "write_pair_s": writing.cpu_s / PAIRS,
+        "archive_event_s": max(archiving.cpu_s - writing.cpu_s, 0) / events,
+        "replay_event_s": _replay(folder.with_name("replayed"), frames) / events,
+        "store_event_bytes": stored_bytes / events,
+        "snapshot_pair_bytes": _bytes(newest) / PAIRS,
+    }
+
+
+def _plain(folder: Path) -> tuple[float, float]:
+    """Bytes of memory a pair without a session, and a movie that was watched to its end."""
+    with shard_process(folder) as process:
+        empty = uvloop.run(process.usage())
+        fill(process, PAIRS)
+        filled = uvloop.run(process.usage())
+        append(process, map(_watched, range(WATCHED_MOVIES)), producers=1)
+        watched = uvloop.run(process.usage())
+    pair_bytes = (filled.rss_bytes - empty.rss_bytes) / PAIRS
+    return pair_bytes, (watched.rss_bytes - filled.rss_bytes) / WATCHED_MOVIES
+
+
+def _watched(number: int) -> bytes:
+    """Someone watches a movie of their own to its end."""
+    at_ms = np.arange(0, WATCHED_MS, BUCKET_MS)
+    code = np.zeros(len(at_ms), np.int32)
+    user, slug = Strings.of(["ana"]), Strings.of([f"watched-{number:05}"])
+    return Batch(user, slug, NO_SESSIONS, code, code, code, at_ms).encode()
+
+
+def _checkpoint(process: ShardProcess) -> Usage:
+    """What one takes, made now."""
+
+    async def make() -> Usage:
+        before = await process.usage()
+        await process.checkpoint()
+        return (await process.usage()).since(before)
+
+    return uvloop.run(make())
+
+
+def _replay(folder: Path, frames: list[bytes]) -> float:
+    """Core seconds of a start with these in the log, and no snapshot."""
+    with shard_process(folder) as process:
+        append(process, frames, producers=4)
+    with shard_process(folder) as process:
+        return uvloop.run(process.usage()).recovery_cpu_s
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# Frames
+
+
+def fill(process: ShardProcess, pairs: int, has_sessions: bool = False) -> None:
+    """So many pairs of users of its own, each begun and gone on with."""
+    append(process, _library(pairs, "viewer" if has_sessions else "user", has_sessions), 2)
+
+
+def _library(pairs: int, name: str, has_sessions: bool) -> Iterator[bytes]:
+    random = np.random.default_rng(1)
+    user = np.arange(FILL_USERS, dtype=np.int32).repeat(FILL_MOVIES_OF_A_USER)
+    movie = np.tile(np.arange(FILL_MOVIES_OF_A_USER, dtype=np.int32), FILL_USERS)
+    user, movie = np.tile(user, 2), np.tile(movie, 2)
+    for number in range(-(-pairs // (FILL_USERS * FILL_MOVIES_OF_A_USER))):
+        users = range(number * FILL_USERS, (number + 1) * FILL_USERS)
+        first = number * FILL_MOVIES_OF_A_USER % FILL_MOVIES
+        movies = range(first, first + FILL_MOVIES_OF_A_USER)
+        at_ms = random.integers(0, 5_000_000, len(user) // 2)
+        yield Batch(
+            Strings.of([f"{name}-{each:08}" for each in users]),
+            Strings.of([f"movie-{each:05}" for each in movies]),
+            Strings.of([f"session-{each:08}" for each in users]) if has_sessions else NO_SESSIONS,
+            user,
+            movie,
+            user if has_sessions else np.zeros_like(user),
+            np.concatenate([at_ms, at_ms + FILL_STEP_MS]),
+        ).encode()
+
+
+def frames_of(events: Sequence[Event], size: int) -> list[bytes]:
+    """Encoded batches of so many each, in order."""
+    return [
+        to_batch([Part(list(events[start : start + size]))]).encode()
+        for start in range(0, len(events), size)
+    ]
+
+
+def append(process: ShardProcess, batches: Iterator[bytes] | list[bytes], producers: int) -> Usage:
+    """Sends all, each producer the next one when it has a reply; returns what that took."""
+    return uvloop.run(_append(process, iter(batches), producers))
+
+
+async def _append(process: ShardProcess, batches: Iterator[bytes], producers: int) -> Usage:
+    before = await process.usage()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(producers):
+            group.create_task(_produce(process, batches))
+    return (await process.usage()).since(before)
+
+
+async def _produce(process: ShardProcess, batches: Iterator[bytes]) -> None:
+    connection, producer = await process.connect(), secrets.randbits(63)
+    for sequence, batch in enumerate(batches, start=1):
+        reply = decode_reply(await connection.call(encode_events(producer, sequence, batch)))
+        if not isinstance(reply, Applied):
+            raise RuntimeError(f"a shard replied {reply}")
+    connection.close()

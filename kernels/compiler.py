@@ -1,0 +1,68 @@
+"""The compiler, and where what it made is kept.
+
+numba looks for changes only in the file of the function that is called, not in those
+that it calls; so what it made is kept in a folder named after all sources of this one.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T", bound=np.generic)
+
+_HERE = Path(__file__).parent
+
+
+def _digest() -> str:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(_HERE.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path | None:
+    """The first that can be written to; None has numba choose."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    for base in (_HERE / "__pycache__", caches / "playhead"):
+        folder = base / _digest()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+if not os.environ.get("NUMBA_CACHE_DIR") and (_folder := _cache_folder()) is not None:
+    numba.config.CACHE_DIR = str(_folder)  # type: ignore[attr-defined]
+
+
+def kernel(function: F) -> F:
+    """Compiles `function` when it is first called with arguments of some types.
+
+    Indexes are not checked. It lets other threads run meanwhile.
+    """
+    compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """As `kernel`, for what other kernels call."""
+    compiled: F = numba.njit(inline="never", error_model="numpy")(function)
+    return compiled
+
+
+def frozen(array: NDArray[T]) -> NDArray[T]:
+    """A read-only view: arguments that only some calls could write to are compiled for twice."""
+    if array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+    return array

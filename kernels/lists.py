@@ -1,0 +1,323 @@
+"""What lists of rows hold: of pairs, their streams, runs and hours."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.compiler import inlined, kernel
+from kernels.intmap import find, insert
+from kernels.rows import BUCKET_MS, NONE
+from kernels.watching import (
+    Table,
+    Tables,
+    allocate,
+    bucket_row,
+    empty_pair,
+    listed_pair,
+    listed_stream,
+    stream_key,
+)
+
+Rows = NDArray[Any]
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+#: The index of an owner, and what one of its rows says.
+Columns = tuple[Int64s, Int64s, Int64s]
+
+
+@kernel
+def rows_of_pairs(tables: Tables, users: Int64s, movies: Int64s) -> Int64s:
+    """The row of each pair that exists, NONE for others; so are codes that are none."""
+    rows = np.full(len(users), NONE, np.int64)
+    for i in range(len(users)):
+        if users[i] != NONE and movies[i] != NONE:
+            row = find(tables.pairs.slots, users[i] << 32 | movies[i])
+            if row != NONE and tables.pairs.rows[row].version > 0:
+                rows[i] = row
+    return rows
+
+
+@kernel
+def list_of(rows: Rows, first: int) -> Int64s:
+    """The numbers of the rows of a list, from its first."""
+    count, row = 0, first
+    while row != NONE:
+        count, row = count + 1, rows[row].next
+    numbers = np.empty(count, np.int64)
+    row = first
+    for i in range(count):
+        numbers[i] = row
+        row = rows[row].next
+    return numbers
+
+
+@kernel
+def lists_of(rows: Rows, firsts: Int64s) -> tuple[Int64s, Int64s]:
+    """The rows of several lists, one after the other: the index of the list, and the row."""
+    count = 0
+    for i in range(len(firsts)):
+        row = firsts[i]
+        while row != NONE:
+            count, row = count + 1, np.int64(rows[row].next)
+    which, numbers = np.empty(count, np.int64), np.empty(count, np.int64)
+    at = 0
+    for i in range(len(firsts)):
+        row = firsts[i]
+        while row != NONE:
+            which[at], numbers[at] = i, row
+            at, row = at + 1, np.int64(rows[row].next)
+    return which, numbers
+
+
+@kernel
+def link(rows: Rows, count: int, owners: Int64s, firsts: Rows) -> None:
+    """Makes lists of the first `count` rows, each of its owner, in order; `firsts` get theirs."""
+    for row in range(count - 1, -1, -1):
+        rows[row].next = firsts[owners[row]]
+        firsts[owners[row]] = row
+
+
+@kernel
+def rank_runs(runs: Rows, firsts: Int64s) -> None:
+    """Numbers the runs of lists from their ends."""
+    for i in range(len(firsts)):
+        count, row = 0, firsts[i]
+        while row != NONE:
+            count, row = count + 1, np.int64(runs[row].next)
+        row = firsts[i]
+        while row != NONE:
+            runs[row].rank = count
+            count, row = count - 1, np.int64(runs[row].next)
+
+
+@kernel
+def release(table: Table, first: int) -> None:
+    """Gives the rows of a list back."""
+    row = first
+    while row != NONE:
+        following = table.rows[row].next
+        table.rows[row].next = table.size[1]
+        table.size[1] = row
+        row = following
+
+
+@kernel
+def replace_runs(runs: Table, pair: Rows, start: Int64s, end: Int64s) -> None:
+    """Makes these the closed runs of a pair; there are no more of them than it has."""
+    release(runs, pair[0].runs)
+    pair[0].runs = NONE
+    for i in range(len(start)):
+        row = allocate(runs)
+        run = runs.rows[row]
+        run.start, run.end, run.rank, run.next = start[i], end[i], i + 1, pair[0].runs
+        pair[0].runs = row
+
+
+@inlined
+def _intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
+    """Start and end of all runs of a pair that cover anything, closed and open, by start."""
+    pair = tables.pairs.rows[row]
+    count = 1
+    at = pair.streams
+    while at != NONE:
+        count, at = count + 1, tables.streams.rows[at].next
+    if pair.runs != NONE:
+        count += tables.runs.rows[pair.runs].rank
+    start, end = np.empty(count, np.int64), np.empty(count, np.int64)
+    count = 0
+    if pair.last_at > pair.run_start:
+        start[0], end[0] = pair.run_start, pair.last_at
+        count = 1
+    at = pair.streams
+    while at != NONE:
+        stream = tables.streams.rows[at]
+        if stream.last_at > stream.run_start:
+            start[count], end[count] = stream.run_start, stream.last_at
+            count += 1
+        at = stream.next
+    at = pair.runs
+    while at != NONE:
+        run = tables.runs.rows[at]
+        start[count], end[count] = run.start, run.end
+        count, at = count + 1, run.next
+    order = np.argsort(start[:count])
+    return start[order], end[order]
+
+
+@kernel
+def unique_ms(tables: Tables, rows: Int64s) -> Int64s:
+    """How much of the movie the runs of each pair cover."""
+    lengths = np.zeros(len(rows), np.int64)
+    for i in range(len(rows)):
+        pair = tables.pairs.rows[rows[i]]
+        if pair.runs == NONE and pair.streams == NONE:
+            lengths[i] = pair.last_at - pair.run_start
+            continue
+        start, end = _intervals(tables, rows[i])
+        reached = np.int64(0)
+        for k in range(len(start)):
+            lengths[i] += max(end[k] - max(start[k], reached), 0)
+            reached = max(reached, end[k])
+    return lengths
+
+
+@kernel
+def uncount_runs(tables: Tables, rows: Int64s) -> None:
+    """Takes the runs of pairs, and the pairs, out of retention."""
+    for i in range(len(rows)):
+        movie = tables.pairs.rows[rows[i]].movie
+        start, end = _intervals(tables, rows[i])
+        viewed = np.int64(0)  # up to this bucket
+        for k in range(len(start)):
+            first, stop = start[k] // BUCKET_MS, (end[k] - 1) // BUCKET_MS + 1
+            for bucket in range(first, stop):
+                counted = tables.buckets.rows[bucket_row(tables, movie, bucket)]
+                counted.plays -= 1
+                counted.viewers -= bucket >= viewed
+            viewed = max(viewed, stop)
+
+
+@kernel
+def count_plays(tables: Tables, movie: int, first: Int64s, stop: Int64s, plays: Int64s) -> None:
+    """Adds plays to ranges of buckets, which are all there."""
+    for i in range(len(first)):
+        for bucket in range(first[i], stop[i]):
+            tables.buckets.rows[bucket_row(tables, movie, bucket)].plays += plays[i]
+
+
+@kernel
+def last_t(tables: Tables, rows: Int64s) -> Int64s:
+    """The highest t of each pair's events; NONE without."""
+    highest = np.empty(len(rows), np.int64)
+    for i in range(len(rows)):
+        pair = tables.pairs.rows[rows[i]]
+        highest[i], at = pair.last_t, pair.streams
+        while at != NONE:
+            stream = tables.streams.rows[at]
+            highest[i], at = max(highest[i], stream.last_t), stream.next
+    return highest
+
+
+@kernel
+def empty(tables: Tables, rows: Int64s) -> int:
+    """Makes pairs as they are before the first change; how many streams they had."""
+    streams = 0
+    for i in range(len(rows)):
+        pair = tables.pairs.rows[rows[i]]
+        streams += pair.last_t != NONE
+        at = pair.streams
+        while at != NONE:
+            stream = tables.streams.rows[at]
+            streams += stream.last_t != NONE
+            stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
+            at = stream.next
+        release(tables.runs, pair.runs)
+        release(tables.pair_hours, pair.hours)
+        pair.runs = pair.hours = NONE
+        was_listed = pair.is_listed
+        empty_pair(pair)
+        pair.is_listed = was_listed
+    return streams
+
+
+@kernel
+def ends_of_movies(tables: Tables, count: int, chosen: Bools) -> None:
+    """Finds the first and last event anew of the movies that are `chosen`."""
+    for row in range(count):
+        pair = tables.pairs.rows[row]
+        if chosen[pair.movie] and pair.events > 0:
+            movie = tables.movies[pair.movie]
+            movie.first_t = min(movie.first_t, pair.first_t)
+            movie.last_t = max(movie.last_t, _last_t(tables, row))
+
+
+@kernel
+def ends_of_user(tables: Tables, user: int) -> None:
+    """Finds the first and last event of a user anew."""
+    owner = tables.users[user]
+    row = owner.first_pair
+    while row != NONE:
+        pair = tables.pairs.rows[row]
+        if pair.events > 0:
+            owner.first_t = min(owner.first_t, pair.first_t)
+            owner.last_t = max(owner.last_t, _last_t(tables, row))
+        row = pair.next
+
+
+@inlined
+def _last_t(tables: Tables, row: int) -> int:
+    pair = tables.pairs.rows[row]
+    highest, at = pair.last_t, pair.streams
+    while at != NONE:
+        stream = tables.streams.rows[at]
+        highest, at = max(highest, stream.last_t), stream.next
+    return highest
+
+
+@kernel
+def count_live(tables: Tables, listed: Int64s, since_t: int, watching: Int64s) -> int:
+    """Counts those listed that were watched since then, by movie and altogether."""
+    total = 0
+    for i in range(len(listed)):
+        pair, last_t = _listed(tables, listed[i])
+        if last_t >= since_t:
+            watching[tables.pairs.rows[pair].movie] += 1
+            total += 1
+    return total
+
+
+@kernel
+def unlist(tables: Tables, listed: Int64s, since_t: int) -> int:
+    """Drops those listed that were not watched since then; so many are left, in front."""
+    left = 0
+    for i in range(len(listed)):
+        _, last_t = _listed(tables, listed[i])
+        row = listed[i] >> 1
+        if last_t >= since_t:
+            listed[left] = listed[i]
+            left += 1
+        elif listed[i] & 1:
+            tables.streams.rows[row].is_listed = False
+        else:
+            tables.pairs.rows[row].is_listed = False
+    return left
+
+
+@inlined
+def _listed(tables: Tables, listed: int) -> tuple[int, int]:
+    """The pair of a stream that is listed, and its last t."""
+    row = listed >> 1
+    if listed & 1:
+        stream = tables.streams.rows[row]
+        return np.int64(stream.pair), stream.last_t
+    return row, tables.pairs.rows[row].last_t
+
+
+@kernel
+def list_live(tables: Tables, since_t: int) -> Int64s:
+    """Lists all streams that were watched since then, in new tables."""
+    listed = np.empty(tables.pairs.size[0] + tables.streams.size[0], np.int64)
+    count = 0
+    for row in range(tables.pairs.size[0]):
+        pair = tables.pairs.rows[row]
+        pair.is_listed = pair.last_t >= since_t
+        if pair.is_listed:
+            listed[count] = listed_pair(row)
+            count += 1
+    for row in range(tables.streams.size[0]):
+        stream = tables.streams.rows[row]
+        stream.is_listed = stream.last_t >= since_t
+        if stream.is_listed:
+            listed[count] = listed_stream(row)
+            count += 1
+    return listed[:count].copy()
+
+
+@kernel
+def index_streams(tables: Tables) -> None:
+    """Makes all streams, which were loaded, findable; there is room."""
+    for row in range(tables.streams.size[0]):
+        stream = tables.streams.rows[row]
+        insert(tables.streams.slots, stream_key(np.int64(stream.pair), stream.session_hash), row)

@@ -1,0 +1,157 @@
+"""Names to codes: a table of the bytes of all names, and a hash map into it.
+
+A slot holds the upper half of a name's hash and one more than its code; 0 is an empty
+slot. So names are compared only when half of their hashes are equal.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.compiler import inlined, kernel
+from kernels.hashing import Bytes, hash_bytes
+from kernels.rows import NONE
+
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
+UInt64s = NDArray[np.uint64]
+Bools = NDArray[np.bool_]
+
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+@inlined
+def _first_slot(slots: UInt64s, hashed: np.uint64) -> int:
+    return np.int64(((hashed & _LOW) * np.uint64(len(slots))) >> _32)
+
+
+@inlined
+def _is_equal(data: Bytes, start: int, length: int, other: Bytes, at: int) -> bool:
+    for i in range(length):
+        if data[start + i] != other[at + i]:
+            return False
+    return True
+
+
+@inlined
+def _place(
+    slots: UInt64s,
+    starts: Int64s,
+    arena: Bytes,
+    hashed: np.uint64,
+    data: Bytes,
+    start: int,
+    length: int,
+) -> int:
+    """The slot of a name, or the empty one where it would be."""
+    at = _first_slot(slots, hashed)
+    while slots[at] != np.uint64(0):
+        if (slots[at] >> _32) == (hashed >> _32):
+            code = np.int64(slots[at] & _LOW) - 1
+            if starts[code + 1] - starts[code] == length and _is_equal(
+                data, start, length, arena, starts[code]
+            ):
+                return at
+        at += 1
+        if at == len(slots):
+            at = 0
+    return at
+
+
+@kernel
+def find(slots: UInt64s, starts: Int64s, arena: Bytes, seed: np.uint64, name: Bytes) -> int:
+    """The code of a name, or NONE."""
+    hashed = hash_bytes(name, 0, len(name), seed)
+    at = _place(slots, starts, arena, hashed, name, 0, len(name))
+    return np.int64(slots[at] & _LOW) - 1
+
+
+@kernel
+def find_all(
+    slots: UInt64s, starts: Int64s, arena: Bytes, seed: np.uint64, offsets: Int32s, data: Bytes
+) -> Int64s:
+    """The code of each name, NONE for those that are not known."""
+    codes = np.empty(len(offsets) - 1, np.int64)
+    for i in range(len(codes)):
+        start, length = np.int64(offsets[i]), np.int64(offsets[i + 1] - offsets[i])
+        hashed = hash_bytes(data, start, start + length, seed)
+        at = _place(slots, starts, arena, hashed, data, start, length)
+        codes[i] = np.int64(slots[at] & _LOW) - 1
+    return codes
+
+
+@kernel
+def intern(
+    slots: UInt64s,
+    starts: Int64s,
+    arena: Bytes,
+    seed: np.uint64,
+    count: int,
+    offsets: Int32s,
+    data: Bytes,
+    wanted: Bools,
+) -> tuple[Int32s, int]:
+    """The code of each name that is wanted, new ones added; and how many names there are then."""
+    codes = np.full(len(offsets) - 1, NONE, np.int32)
+    for i in range(len(codes)):
+        if not wanted[i]:
+            continue
+        start, length = np.int64(offsets[i]), np.int64(offsets[i + 1] - offsets[i])
+        hashed = hash_bytes(data, start, start + length, seed)
+        at = _place(slots, starts, arena, hashed, data, start, length)
+        if slots[at] == np.uint64(0):
+            begin = starts[count]
+            for j in range(length):
+                arena[begin + j] = data[start + j]
+            count += 1
+            starts[count] = begin + length
+            slots[at] = (hashed >> _32 << _32) | np.uint64(count)
+        codes[i] = np.int64(slots[at] & _LOW) - 1
+    return codes, count
+
+
+@kernel
+def index_all(
+    slots: UInt64s, starts: Int64s, arena: Bytes, seed: np.uint64, count: int, retired: Bools
+) -> None:
+    """Enters all names but those that are `retired` into empty slots."""
+    for code in range(count):
+        if retired[code]:
+            continue
+        hashed = hash_bytes(arena, starts[code], starts[code + 1], seed)
+        at = _first_slot(slots, hashed)
+        while slots[at] != np.uint64(0):
+            at += 1
+            if at == len(slots):
+                at = 0
+        slots[at] = (hashed >> _32 << _32) | np.uint64(code + 1)
+
+
+@kernel
+def wanted_of(codes: Int32s, excluded: Bools, names: int) -> Bools:
+    """Which of so many names events that are not `excluded` have."""
+    wanted = np.zeros(names, np.bool_)
+    for i in range(len(codes)):
+        if not excluded[i]:
+            wanted[codes[i]] = True
+    return wanted
+
+
+@kernel
+def hash_all(offsets: Int32s, data: Bytes) -> UInt64s:
+    """XXH64 of each name."""
+    hashes = np.empty(len(offsets) - 1, np.uint64)
+    for i in range(len(hashes)):
+        hashes[i] = hash_bytes(data, np.int64(offsets[i]), np.int64(offsets[i + 1]), np.uint64(0))
+    return hashes
+
+
+@kernel
+def hash_sessions(offsets: Int32s, data: Bytes) -> Int64s:
+    """XXH64 of each name, odd; 0 for the empty one."""
+    hashes = np.zeros(len(offsets) - 1, np.int64)
+    for i in range(len(hashes)):
+        start, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
+        if end > start:
+            hashes[i] = np.int64(hash_bytes(data, start, end, np.uint64(0)) | np.uint64(1))
+    return hashes

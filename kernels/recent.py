@@ -1,0 +1,51 @@
+"""Finding what was sent before, by hashes."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import intmap
+from kernels.compiler import inlined, kernel
+from kernels.intmap import Slots
+from kernels.rows import NONE
+
+Int64s = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@kernel
+def mark(
+    young: Slots, old: Slots, count: int, keys: Int64s, ids: Int64s, record: Int64s, tag: int
+) -> tuple[Bools, int]:
+    """Which events came before; what is new is added to `young`, which has room.
+
+    `keys` are of requests and `ids` of events; they are empty where no event has any, and
+    0 where one has none. A record, whose number in the log gets `tag` added, holds a
+    request once: what has its key is no repetition in there. `count` is how many hashes
+    `young` has; the number then is returned too.
+    """
+    duplicate = np.zeros(len(record), np.bool_)
+    for i in range(len(record)):
+        if len(keys) and keys[i] != 0:
+            seen = _seen(young, old, keys[i])
+            if seen == NONE:
+                intmap.insert(young, keys[i], tag + record[i])
+                count += 1
+            elif seen != tag + record[i]:
+                duplicate[i] = True
+                continue
+        if len(ids) and ids[i] != 0:
+            if _seen(young, old, ids[i]) == NONE:
+                intmap.insert(young, ids[i], tag + record[i])
+                count += 1
+            else:
+                duplicate[i] = True
+    return duplicate, count
+
+
+@inlined
+def _seen(young: Slots, old: Slots, hashed: int) -> int:
+    """The record in which it came, 0 for one of long ago; NONE if it is new."""
+    seen = intmap.find(young, hashed)
+    if seen == NONE and intmap.find(old, hashed) != NONE:
+        return np.int64(0)
+    return seen

@@ -1,0 +1,92 @@
+"""The rows that a shard's state is made of: what lies in a row is read and written together.
+
+Milliseconds; `t` are Unix ms. Rows refer to each other by number, NONE being no row
+and no time. Rows with a `next` make lists, whose first row stands in what they belong to.
+"""
+
+import numpy as np
+
+#: No row, no time: where 0 could be meant.
+NONE = -1
+#: The width of a retention bucket.
+BUCKET_MS = 10_000
+HOUR_MS = 3_600_000
+#: Ratios are compared in millionths, in integers.
+PARTS = 1_000_000
+#: A movie is complete this close to its end, whatever its length.
+COMPLETE_TAIL_MS = 1_000
+
+#: A user and a movie. Two lines of the processor's cache.
+PAIR = np.dtype(
+    [
+        ("watch_ms", np.int64),
+        ("latest_ms", np.int64),
+        ("latest_t", np.int64),
+        ("latest_order", np.int64),
+        ("furthest_ms", np.int64),
+        ("duration_ms", np.int64),
+        ("completed_t", np.int64),
+        ("first_t", np.int64),
+        # The stream without a session.
+        ("last_t", np.int64),
+        ("last_at", np.int64),
+        ("run_start", np.int64),
+        ("user", np.int32),
+        ("movie", np.int32),
+        ("next", np.int32),  # pair of the user
+        ("streams", np.int32),
+        ("runs", np.int32),
+        ("hours", np.int32),
+        ("events", np.int32),
+        ("views", np.int32),
+        ("version", np.int32),
+        ("begun_again", np.bool_),
+        ("hidden", np.bool_),
+        ("is_listed", np.bool_),  # among those that may be watched now
+    ],
+    align=True,
+)
+
+#: A stream of a pair that has a session.
+STREAM = np.dtype(
+    [
+        ("session_hash", np.int64),
+        ("last_t", np.int64),
+        ("last_at", np.int64),
+        ("run_start", np.int64),
+        ("pair", np.int32),
+        ("next", np.int32),
+        ("is_listed", np.bool_),
+    ],
+    align=True,
+)
+
+#: A closed run of a pair; `rank` is how many there are from here to the end of the list.
+RUN = np.dtype(
+    [("start", np.int64), ("end", np.int64), ("rank", np.int32), ("next", np.int32)], align=True
+)
+
+#: What a pair added in an hour; an hour may stand there several times.
+PAIR_HOUR = np.dtype([("watch_ms", np.int64), ("hour", np.int32), ("next", np.int32)], align=True)
+
+_SUMS = [
+    ("watch_ms", np.int64),
+    ("first_t", np.int64),
+    ("last_t", np.int64),
+    ("views", np.int64),
+    ("events", np.int64),
+    ("pairs", np.int32),
+    ("viewers", np.int32),
+    ("completions", np.int32),
+]
+USER = np.dtype([*_SUMS, ("first_pair", np.int32)], align=True)
+#: `duration_ms` is the catalogue's; `buckets` is up to where retention was ever counted.
+MOVIE = np.dtype(
+    [*_SUMS, ("buckets", np.int32), ("duration_ms", np.int64), ("described", np.bool_)], align=True
+)
+
+#: Retention: the pairs that have been in a bucket of a movie, and the runs.
+BUCKET = np.dtype(
+    [("movie", np.int32), ("bucket", np.int32), ("viewers", np.int32), ("plays", np.int32)]
+)
+MOVIE_HOUR = np.dtype([("watch_ms", np.int64), ("movie", np.int32), ("hour", np.int32)])

@@ -1,0 +1,458 @@
+"""The rules of watch time, event by event, over the rows of a shard's state.
+
+The numbers in comments are those of the rules in docs/watch-time.md; `aggregator.reference`
+says the same in plain Python, and a property test holds the two together.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels import intmap
+from kernels.compiler import inlined, kernel
+from kernels.hashing import mix
+from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, HOUR_MS, NONE, PARTS
+
+Rows = NDArray[Any]
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+#: From so many closed runs on, those of a pair are merged where they overlap.
+MERGED_FROM = 64
+#: So many rows are brought into the cache together, which waits for memory once.
+_AHEAD = 16
+
+
+class Settings(NamedTuple):
+    """`aggregator.rules.Rules`, as kernels see them."""
+
+    max_gap_ms: int
+    idle_ms: int
+    complete_parts: int
+    by_position: bool
+
+
+class Table(NamedTuple):
+    """The rows of a table, with room for what is to come, and its size."""
+
+    rows: Rows
+    size: Int64s
+
+
+class Indexed(NamedTuple):
+    """A table whose rows are found by a key."""
+
+    rows: Rows
+    size: Int64s
+    slots: Rows
+
+
+class Tables(NamedTuple):
+    """All that a state is made of."""
+
+    pairs: Indexed
+    streams: Indexed
+    runs: Table
+    pair_hours: Table
+    users: Rows
+    movies: Rows
+    buckets: Indexed
+    #: How many users, pairs and streams exist.
+    totals: Int64s
+
+
+class Batch(NamedTuple):
+    """Events as columns. `ts_ms` and `duration_ms` are empty where no event has any."""
+
+    user: Int32s
+    movie: Int32s
+    session: Int32s
+    at_ms: Int64s
+    received_ms: Int64s
+    ts_ms: Int64s
+    duration_ms: Int64s
+    #: Counted before: left out.
+    duplicate: Bools
+    #: By index in the batch's tables of names.
+    users: Int32s
+    movies: Int32s
+    session_hashes: Int64s
+
+
+USERS, PAIRS, STREAMS = 0, 1, 2
+
+
+class Effects(NamedTuple):
+    """What is left to do after events; as long as the batch."""
+
+    #: Credit of movies by hour.
+    movies: Int64s
+    hours: Int64s
+    watch_ms: Int64s
+    #: Pairs with runs to merge.
+    merging: Int64s
+    #: Those that may be watched now and are not listed yet: as `listed_pair` and `listed_stream`.
+    listed: Int64s
+
+
+@kernel
+def count(
+    settings: Settings,
+    tables: Tables,
+    batch: Batch,
+    effects: Effects,
+    first: int,
+    end: int,
+    order: int,
+) -> tuple[int, int, int, int]:
+    """Counts the events from `first` to before `end`; there is room for what they add.
+
+    `order` is the number of the next change. Returns the next one then, and how many
+    credits, pairs to merge and newly listed there are in `effects`.
+    """
+    credited = merging = listed = 0
+    rows = np.empty(_AHEAD, np.int64)
+    for block in range(first, end, _AHEAD):
+        _find_pairs(tables, batch, block, min(block + _AHEAD, end), rows)
+        for i in range(block, min(block + _AHEAD, end)):
+            if batch.duplicate[i]:
+                continue
+            row, at, t = rows[i - block], batch.at_ms[i], _happened(batch, i)
+            pair = tables.pairs.rows[row]
+            runs_before = pair.runs
+            if pair.version == 0:
+                _begin(tables, pair)
+            _move(pair, at, t, order)
+            order += 1
+            if len(batch.duration_ms) and batch.duration_ms[i] > 0:
+                pair.duration_ms = batch.duration_ms[i]
+            _complete(settings, tables, pair, at, t)
+            session = batch.session_hashes[batch.session[i]]
+            stream = NONE if session == 0 else _stream_row(tables, row, session)
+            credit, is_view = _follow(settings, tables, row, stream, at, t)
+            _add_sums(tables, pair, t, credit, is_view)
+            if credit > 0:
+                hour = t // HOUR_MS
+                _add_hour(tables.pair_hours, pair, hour, credit)
+                effects.movies[credited] = pair.movie
+                effects.hours[credited] = hour
+                effects.watch_ms[credited] = credit
+                credited += 1
+            if _is_newly_listed(tables, pair, stream):
+                effects.listed[listed] = (
+                    listed_pair(row) if stream == NONE else listed_stream(stream)
+                )
+                listed += 1
+            if pair.runs != runs_before and _is_to_merge(tables.runs.rows[pair.runs].rank):
+                effects.merging[merging] = row
+                merging += 1
+    return order, credited, merging, listed
+
+
+@inlined
+def _happened(batch: Batch, i: int) -> int:
+    """The time t of an event."""
+    if len(batch.ts_ms) and batch.ts_ms[i] != NONE:
+        return min(batch.ts_ms[i], batch.received_ms[i])
+    return batch.received_ms[i]
+
+
+@inlined
+def _move(pair: Any, at: int, t: int, order: int) -> None:
+    """The latest moment is that of the highest t, the later arrival at a tie."""
+    if t >= pair.latest_t:
+        pair.latest_t, pair.latest_ms, pair.latest_order = t, at, order
+    pair.furthest_ms = max(pair.furthest_ms, at)
+    pair.hidden = False
+
+
+@inlined
+def _complete(settings: Settings, tables: Tables, pair: Any, at: int, t: int) -> None:
+    """Latches completion; what happens after it begins the movie again."""
+    if pair.completed_t != NONE:
+        pair.begun_again |= t >= pair.completed_t
+    elif settings.by_position and _is_complete(settings, pair, tables.movies[pair.movie], at):
+        pair.completed_t = t
+        tables.users[pair.user].completions += 1
+        tables.movies[pair.movie].completions += 1
+
+
+@inlined
+def _add_sums(tables: Tables, pair: Any, t: int, credit: int, is_view: bool) -> None:
+    """Adds an event to its pair, user and movie."""
+    user, movie = tables.users[pair.user], tables.movies[pair.movie]
+    is_first = pair.events == 0
+    user.viewers += is_first
+    movie.viewers += is_first
+    pair.version += 1
+    pair.first_t = min(pair.first_t, t)
+    user.first_t, movie.first_t = min(user.first_t, t), min(movie.first_t, t)
+    user.last_t, movie.last_t = max(user.last_t, t), max(movie.last_t, t)
+    pair.events += 1
+    user.events += 1
+    movie.events += 1
+    pair.views += is_view
+    user.views += is_view
+    movie.views += is_view
+    pair.watch_ms += credit
+    user.watch_ms += credit
+    movie.watch_ms += credit
+
+
+@inlined
+def listed_pair(row: int) -> int:
+    """How a pair, for its stream without a session, stands among those watched now."""
+    return row << 1
+
+
+@inlined
+def listed_stream(row: int) -> int:
+    """How a stream with a session stands among those watched now."""
+    return row << 1 | 1
+
+
+@inlined
+def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s) -> None:
+    """The pair of each event, new ones added, with their rows on their way to the cache."""
+    touched = np.int64(0)
+    for i in range(first, end):
+        if not batch.duplicate[i]:
+            user = np.int64(batch.users[batch.user[i]])
+            movie = np.int64(batch.movies[batch.movie[i]])
+            rows[i - first] = pair_row(tables, user, movie)
+    for i in range(first, end):
+        if not batch.duplicate[i]:
+            pair = tables.pairs.rows[rows[i - first]]
+            touched += pair.watch_ms + pair.version + tables.users[pair.user].events
+    tables.totals[3] = touched  # or the compiler would leave it out
+
+
+@inlined
+def pair_row(tables: Tables, user: int, movie: int) -> int:
+    """The row of a pair; one that is new stands first in its user's list."""
+    row = intmap.find_or_reserve(tables.pairs.slots, user << 32 | movie, tables.pairs.size)
+    if row != NONE:
+        return row
+    row = tables.pairs.size[0]
+    tables.pairs.size[0] = row + 1
+    pair, owner = tables.pairs.rows[row], tables.users[user]
+    pair.user, pair.movie, pair.next = user, movie, owner.first_pair
+    pair.streams = pair.runs = pair.hours = NONE
+    empty_pair(pair)
+    owner.first_pair = row
+    return row
+
+
+@kernel
+def begin_pair(tables: Tables, user: int, movie: int) -> int:
+    """The row of a pair that does not exist yet, and does from now on; there is room."""
+    row = pair_row(tables, np.int64(user), np.int64(movie))
+    _begin(tables, tables.pairs.rows[row])
+    return row
+
+
+@inlined
+def _begin(tables: Tables, pair: Any) -> None:
+    user, movie = tables.users[pair.user], tables.movies[pair.movie]
+    tables.totals[PAIRS] += 1
+    tables.totals[USERS] += user.pairs == 0
+    user.pairs += 1
+    movie.pairs += 1
+
+
+@inlined
+def empty_pair(pair: Any) -> None:
+    """Makes all of it as it is before the first change, but for what it refers to."""
+    pair.watch_ms = pair.latest_ms = pair.furthest_ms = pair.duration_ms = 0
+    pair.latest_t = pair.latest_order = pair.completed_t = pair.last_t = NONE
+    pair.first_t = np.iinfo(np.int64).max
+    pair.last_at = pair.run_start = 0
+    pair.events = pair.views = pair.version = 0
+    pair.begun_again = pair.hidden = pair.is_listed = False
+
+
+@inlined
+def stream_key(pair: int, session: int) -> int:
+    return np.int64(mix(pair)) ^ session
+
+
+@inlined
+def _stream_row(tables: Tables, pair: int, session: int) -> int:
+    """The row of a stream; one that is new stands first in its pair's list."""
+    streams = tables.streams
+    row = intmap.find_or_reserve(streams.slots, stream_key(pair, session), streams.size)
+    if row != NONE:
+        return row
+    row = streams.size[0]
+    streams.size[0] = row + 1
+    stream = streams.rows[row]
+    stream.session_hash, stream.pair = session, pair
+    stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
+    stream.is_listed = False
+    stream.next = tables.pairs.rows[pair].streams
+    tables.pairs.rows[pair].streams = row
+    return row
+
+
+@inlined
+def _is_complete(settings: Settings, pair: Any, movie: Any, at: int) -> bool:
+    """Whether `at` is at or past the end, as far as completion goes."""
+    duration = pair.duration_ms if pair.duration_ms > 0 else movie.duration_ms
+    return duration > 0 and (
+        at * PARTS >= settings.complete_parts * duration or duration - at <= COMPLETE_TAIL_MS
+    )
+
+
+@inlined
+def _follow(
+    settings: Settings, tables: Tables, row: int, stream: int, at: int, t: int
+) -> tuple[int, bool]:
+    """What an event adds to its stream: the credit, and whether it opens a view."""
+    pair = tables.pairs.rows[row]
+    if stream == NONE:
+        last_t, last_at, run_start = pair.last_t, pair.last_at, pair.run_start
+    else:
+        named = tables.streams.rows[stream]
+        last_t, last_at, run_start = named.last_t, named.last_at, named.run_start
+    credit = np.int64(0)
+    if last_t == NONE:  # 1
+        tables.totals[STREAMS] += 1
+        is_view = True
+        run_start = last_at = at
+        last_t = t
+        if not settings.by_position:
+            credit = at
+    elif not settings.by_position:
+        is_view = t - last_t > settings.idle_ms
+        last_t = max(last_t, t)
+        credit = at
+    elif t < last_t:  # 2
+        return credit, False
+    else:
+        step = at - last_at
+        is_view = t - last_t > settings.idle_ms  # 3
+        if not is_view and 0 <= step <= settings.max_gap_ms:  # 4
+            _lengthen(tables, row, run_start, last_at, at)
+            credit = step
+        else:
+            if last_at > run_start:
+                _close_run(tables.runs, pair, run_start, last_at)
+            run_start = at
+        last_t, last_at = t, at
+    if stream == NONE:
+        pair.last_t, pair.last_at, pair.run_start = last_t, last_at, run_start
+    else:
+        named = tables.streams.rows[stream]
+        named.last_t, named.last_at, named.run_start = last_t, last_at, run_start
+    return credit, is_view
+
+
+@inlined
+def _is_newly_listed(tables: Tables, pair: Any, stream: int) -> bool:
+    """Whether a stream was not listed; it is now."""
+    if stream == NONE:
+        was_listed = pair.is_listed
+        pair.is_listed = True
+    else:
+        named = tables.streams.rows[stream]
+        was_listed = named.is_listed
+        named.is_listed = True
+    return not was_listed
+
+
+@inlined
+def allocate(table: Table) -> int:
+    """A row to use: one that was given back, or the next."""
+    row = table.size[1]
+    if row != NONE:
+        table.size[1] = table.rows[row].next
+        return row
+    row = table.size[0]
+    table.size[0] = row + 1
+    return row
+
+
+@inlined
+def _close_run(runs: Table, pair: Any, start: int, end: int) -> None:
+    row = allocate(runs)
+    run = runs.rows[row]
+    run.start, run.end, run.next = start, end, pair.runs
+    run.rank = 1 if pair.runs == NONE else runs.rows[pair.runs].rank + 1
+    pair.runs = row
+
+
+@inlined
+def _is_to_merge(runs: int) -> bool:
+    """Each time that their number has doubled."""
+    return runs >= MERGED_FROM and runs & (runs - 1) == 0
+
+
+@inlined
+def _add_hour(hours: Table, pair: Any, hour: int, credit: int) -> None:
+    if pair.hours != NONE and hours.rows[pair.hours].hour == hour:
+        hours.rows[pair.hours].watch_ms += credit
+        return
+    row = allocate(hours)
+    added = hours.rows[row]
+    added.watch_ms, added.hour, added.next = credit, hour, pair.hours
+    pair.hours = row
+
+
+@inlined
+def _lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -> None:
+    """Has retention count the buckets that an open run comes to, before it is any longer."""
+    if end <= end_before:
+        return
+    # A run that covers something has been counted up to where it is.
+    bucket = start // BUCKET_MS
+    if end_before > start:
+        bucket = (end_before - 1) // BUCKET_MS + 1
+    stop = (end - 1) // BUCKET_MS + 1
+    while bucket < stop:
+        counted = bucket_row(tables, tables.pairs.rows[row].movie, bucket)
+        tables.buckets.rows[counted].plays += 1
+        tables.buckets.rows[counted].viewers += not _has_been(tables, row, bucket)
+        bucket += 1
+
+
+@inlined
+def bucket_row(tables: Tables, movie: int, bucket: int) -> int:
+    buckets = tables.buckets
+    row = intmap.find_or_reserve(buckets.slots, np.int64(movie) << 32 | bucket, buckets.size)
+    if row != NONE:
+        return row
+    row = buckets.size[0]
+    buckets.size[0] = row + 1
+    added = buckets.rows[row]
+    added.movie, added.bucket, added.viewers, added.plays = movie, bucket, 0, 0
+    tables.movies[movie].buckets = max(tables.movies[movie].buckets, bucket + 1)
+    return row
+
+
+@inlined
+def _has_been(tables: Tables, row: int, bucket: int) -> bool:
+    """Whether any run of a pair covers some of a bucket."""
+    start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
+    pair = tables.pairs.rows[row]
+    if _covers(pair.run_start, pair.last_at, start, end):
+        return True
+    at = pair.streams
+    while at != NONE:
+        stream = tables.streams.rows[at]
+        if _covers(stream.run_start, stream.last_at, start, end):
+            return True
+        at = stream.next
+    at = pair.runs
+    while at != NONE:
+        run = tables.runs.rows[at]
+        if _covers(run.start, run.end, start, end):
+            return True
+        at = run.next
+    return False
+
+
+@inlined
+def _covers(run_start: int, run_end: int, start: int, end: int) -> bool:
+    return run_start < end and run_end > start and run_end > run_start

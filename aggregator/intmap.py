@@ -1,5 +1,8 @@
 """A growing hash map from int64 keys to row numbers, for whole arrays of keys at once."""
 
+import secrets
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +24,8 @@ class IntMap:
     """
 
     def __init__(self) -> None:
-        self.slots = np.zeros(_SLOTS_MIN, intmap.SLOT)
+        self._seed = np.int64(secrets.randbits(63))
+        self.slots = self._allocated(_SLOTS_MIN)
 
     def find(self, keys: Int64s) -> Int64s:
         """The row of each key, NONE where there is none."""
@@ -35,11 +39,16 @@ class IntMap:
     def reserve(self, keys: int) -> None:
         """Makes room for so many keys altogether."""
         wanted = int(keys / LOAD_MAX) + 1
-        if wanted > len(self.slots):
+        if wanted > len(self.slots) - 1:
             old = self.slots
-            self.slots = np.zeros(max(wanted, int(len(old) * _GROWTH)), intmap.SLOT)
+            self.slots = self._allocated(max(wanted, int(len(old) * _GROWTH)))
             intmap.move_all(old, self.slots)
 
     def keys(self) -> Int64s:
         keys: Int64s = self.slots["key"][self.slots["row"] != 0]
         return keys
+
+    def _allocated(self, slots: int) -> NDArray[Any]:
+        allocated = np.zeros(slots + 1, intmap.SLOT)
+        allocated[slots]["key"] = self._seed
+        return allocated

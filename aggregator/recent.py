@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from aggregator.intmap import IntMap
 from kernels import recent
+from kernels.rows import NONE
 
 #: A client that sends something again does so within a day.
 WINDOW_MS = 24 * 3_600_000
@@ -36,21 +37,21 @@ class RecentHashes:
         return self._young_count + self._old_count
 
     def mark(
-        self, keys: Int64s | None, ids: Int64s | None, record: Int64s, received_ms: int
+        self, keys: Int64s | None, ids: Int64s | None, record: Int64s, received_ms: Int64s
     ) -> NDArray[np.bool_]:
         """Which events came before, by the keys of their requests and by ids of their own.
 
         Remembers the others. `record` numbers the log record of each event from 0 on; one
-        record holds a request once. `received_ms` is when the first was received.
+        record holds a request once. `received_ms` is when each was received.
         """
-        if self._young_count and self.turns(received_ms, received_ms, 0):
+        first_ms = int(received_ms[0])
+        if self._young_count and self.turns(first_ms, first_ms, 0):
             self._old, self._old_count = self._young, self._young_count
             self._young, self._young_count = IntMap(), 0
-        if not self._young_count:
-            self.young_since_ms = received_ms
+        was_empty = not self._young_count
         more = sum(len(record) for column in (keys, ids) if column is not None)
         self._young.reserve(self._young_count + more)
-        duplicate, self._young_count = recent.mark(
+        duplicate, self._young_count, first = recent.mark(
             self._young.slots,
             self._old.slots,
             self._young_count,
@@ -59,6 +60,8 @@ class RecentHashes:
             record,
             self._tag,
         )
+        if was_empty and first != NONE:
+            self.young_since_ms = int(received_ms[first])
         self._tag = (self._tag + int(record[-1]) + 1) % _TAG_MAX + 1
         return duplicate
 

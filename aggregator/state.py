@@ -129,8 +129,7 @@ class State:
             return np.zeros(len(batch), np.bool_)
         if record is None:
             record = np.zeros(len(batch), np.int64)
-        first_ms = received_ms if isinstance(received_ms, int) else int(received_ms[0])
-        return self.recent.mark(keys, ids, record, first_ms)
+        return self.recent.mark(keys, ids, record, _each(received_ms, len(batch)))
 
     def pair_row(self, user: str, slug: str) -> int | None:
         """The row of a pair that exists."""
@@ -194,14 +193,11 @@ class State:
         """The second half of `apply`."""
         if not len(batch):
             return
-        received = (
-            np.full(len(batch), received_ms, np.int64)
-            if isinstance(received_ms, int)
-            else received_ms
-        )
+        received = _each(received_ms, len(batch))
         users = names.wanted_of(frozen(batch.user), duplicate, len(batch.users))
         movies = names.wanted_of(frozen(batch.slug), duplicate, len(batch.slugs))
         sessions = batch.sessions
+        has_sessions = len(sessions) > 1 or len(sessions.data) > 0
         events = watching.Batch(
             user=frozen(batch.user),
             movie=frozen(batch.slug),
@@ -214,9 +210,7 @@ class State:
             users=intern(self.user_names, self.users, batch.users, users),
             movies=intern(self.movie_names, self.movies, batch.slugs, movies),
             session_hashes=(
-                names.hash_sessions(sessions.offsets, sessions.data)
-                if len(sessions.data)
-                else _NAMELESS
+                names.hash_sessions(sessions.offsets, sessions.data) if has_sessions else _NAMELESS
             ),
         )
         buckets_each = self.rules.max_gap_ms // BUCKET_MS + 2
@@ -225,13 +219,13 @@ class State:
             end = min(start + at_once, len(batch))
             for table in (self.pairs, self.runs.closed, self.hours_of_pairs):
                 table.reserve(end - start)
-            if len(sessions.data):
+            if has_sessions:
                 self.streams.reserve(end - start)
             self.runs.buckets.reserve((end - start) * buckets_each)
             self._count_some(events, start, end)
         self.hours.fold(int(received[-1]))
         if self._listed_count > self._listed_max:
-            self._unlist(int(received[-1]))
+            self.unlist(int(received[-1]))
 
     def _count_some(self, events: watching.Batch, start: int, end: int) -> None:
         """Counts the events from `start` to before `end`, for which there is room."""
@@ -247,7 +241,8 @@ class State:
             self._listed[self._listed_count : self._listed_count + listed] = effects.listed[:listed]
             self._listed_count += listed
 
-    def _unlist(self, received_ms: int) -> None:
+    def unlist(self, received_ms: int) -> None:
+        """Forgets of what may be watched now what no longer is."""
         listed = self._listed[: self._listed_count]
         self._listed_count = lists.unlist(self.tables, listed, received_ms - WATCHING_NOW_MS)
         self._listed_max = max(2 * self._listed_count, _LISTED_MIN)
@@ -362,6 +357,13 @@ def intern(names: Names, totals: Table, wanted: Strings, chosen: Bools) -> NDArr
     if len(names) > len(totals):
         totals.add(len(names) - len(totals))
     return codes
+
+
+def _each(received_ms: int | Int64s, events: int) -> Int64s:
+    """One time an event."""
+    if isinstance(received_ms, int):
+        return np.full(events, received_ms, np.int64)
+    return received_ms
 
 
 def _renumber(chosen: Bools) -> Int64s:

@@ -3,9 +3,10 @@
 import numpy as np
 
 from aggregator import erasure
-from aggregator.answers import progress_of
-from aggregator.rules import Rules
+from aggregator.answers import history, progress_of, retention
+from aggregator.rules import WATCHING_NOW_MS, Rules
 from aggregator.state import State
+from kernels.watching import MERGED_FROM
 from persistence.batch import Batch
 from persistence.strings import Strings
 
@@ -13,23 +14,33 @@ _NOW_MS = 1_000_000_000_000
 
 
 def warm_up() -> None:
-    """Runs each kernel of a state once, on a state that is thrown away."""
+    """Has each kernel of a state work once, on a state that is thrown away."""
     state = State(Rules())
-    state.apply(_batch(), _NOW_MS)
+    batch = _batch()
+    state.apply(batch, _NOW_MS)
+    state.unlist(_NOW_MS + WATCHING_NOW_MS + 1)
     loaded = State(Rules())
     loaded.load_arrow(state.to_arrow(), state.extra())
     row = loaded.pair_row("u", "m")
     assert row is not None
     progress_of(loaded, row)
+    history(loaded, "u", 1, None)
+    retention(loaded, "m")
     loaded.watching_now(_NOW_MS)
+    loaded.movie_names.code("m")
+    loaded.movie_names.hashes()
     loaded.add_pair("u", "n")
+    loaded.apply(batch, np.full(len(batch), _NOW_MS))
+    loaded.user_names.intern(Strings.of(["w"] * 1_000), np.ones(1_000, np.bool_))
+    loaded.pairs.index.reserve(10_000)
     for user in ("u", "v"):
         erasure.erase(loaded, user, None)
 
 
 def _batch() -> Batch:
-    """Two users, a session and runs of both, durations, times and ids."""
-    number = np.arange(12, dtype=np.int64)
+    """Two users, of whom one has a session, with so many short runs that these are merged."""
+    events = 8 * MERGED_FROM
+    number = np.arange(events, dtype=np.int64)
     odd = (number % 2).astype(np.int32)
     return Batch(
         users=Strings.of(["u", "v"]),
@@ -38,8 +49,8 @@ def _batch() -> Batch:
         user=odd,
         slug=np.zeros_like(odd),
         session=odd,
-        at_ms=number % 4 * 100_000 + number * 1_000,
-        ts_ms=np.full(12, _NOW_MS) - 12 + number,
-        duration_ms=np.full(12, 1_000_000),
+        at_ms=number // 2 % 2 * 5_000 + number // 4 % 3 * 1_000_000,
+        ts_ms=_NOW_MS - events + number,
+        duration_ms=np.full(events, 5_000_000),
         id_hash=number + 1,
     )

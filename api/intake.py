@@ -23,11 +23,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from aggregator.event import NAME_BYTES_MAX, TAG_BYTES_MAX, Event, Part, to_batch
-from aggregator.router import shards_of
+from aggregator.event import NAME_BYTES_MAX, TAG_BYTES_MAX, Event
 from api.problems import FieldError, bad_request, too_large
 from kernels import json_events
-from persistence.batch import Batch, Encoded
+from persistence.batch import Batch
 from persistence.strings import Strings
 
 #: An event may lie this far past the end that it states.
@@ -142,18 +141,6 @@ def columns_of(body: bytes, events_max: int, is_lines: bool) -> Batch | None:
         *(users, slugs, sessions, user, slug, session),
         *(at_ms, ts_ms, duration_ms, id_hash),
     )
-
-
-def warm_up() -> None:
-    """Runs once what is compiled of the way in, or loads it, so that no request waits for it."""
-    event = Event("u", "m", 1.0, "s", "i")
-    batch = columns_of(msgspec.json.encode([event]), 1, is_lines=False)
-    assert batch is not None
-    shards_of(batch.users, 1)
-    joined = to_batch([Part([event], "k"), Part(batch.take(np.array([0])), "l")])
-    encoded = [Encoded.of(joined.encode())]
-    for read in (Encoded.join(encoded), Encoded.join(2 * encoded)):
-        assert len(read)
 
 
 def checked(event: Event) -> Event:

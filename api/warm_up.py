@@ -9,26 +9,29 @@ from aggregator import warm_up as state
 from aggregator.event import Part, to_batch
 from aggregator.router import shards_of
 from api.arrow_intake import parse_arrow
-from api.intake import parse_json, parse_ndjson
-from persistence.batch import Batch
+from api.intake import COLUMNS_BYTES_MIN, parse_json, parse_ndjson
+from persistence.batch import Batch, Encoded
 
 _EVENT = b'{"user":"u","slug":"m","at":1.5,"session":"s","id":"%d","ts":1,"duration":9}'
-_EVENTS = [_EVENT % number for number in range(3)]
+_EVENTS = [_EVENT % number for number in range(COLUMNS_BYTES_MIN // len(_EVENT) + 1)]
 _LIMIT_BYTES = 1 << 20
 
 
 def warm_up() -> None:
-    """Takes in a few events in each way, for no shard."""
+    """Takes in events in each way, for no shard."""
     array, lines = b"[" + b",".join(_EVENTS) + b"]", b"\n".join(_EVENTS)
     parsed = [
-        parse_json(_EVENTS[0], len(_EVENTS)),
+        parse_json(_EVENTS[0], 1),
         parse_json(array, len(_EVENTS)),
         parse_ndjson(lines, len(_EVENTS)),
         parse_arrow(_arrow_stream(), len(_EVENTS), _LIMIT_BYTES),
     ]
     parts = [Part(one.events, key) for one, key in zip(parsed, ("a", "b", None, "c"), strict=True)]
-    batch = Batch.decode(to_batch(parts).encode())
+    encoded = to_batch(parts).encode()
+    batch = Batch.decode(encoded)
+    batch.take(batch.user == 0)
     shards_of(batch.users, 2)
+    Encoded.join([Encoded.of(encoded)] * 2)
     for part in parts:
         to_batch([part])
 

@@ -28,10 +28,11 @@ def _digest() -> str:
 
 
 def _cache_folder() -> Path | None:
-    """The first that can be written to; None has numba choose."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    for base in (_HERE / "__pycache__", caches / "playhead"):
-        folder = base / _digest()
+    """The first that can be written to, if any can."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "playhead"
+    wanted = os.environ.get("NUMBA_CACHE_DIR")
+    for base in [Path(wanted)] if wanted else [_HERE / "__pycache__", caches]:
+        folder = base / f"kernels-{_digest()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -41,7 +42,8 @@ def _cache_folder() -> Path | None:
     return None
 
 
-if not os.environ.get("NUMBA_CACHE_DIR") and (_folder := _cache_folder()) is not None:
+_folder = _cache_folder()
+if _folder is not None:
     numba.config.CACHE_DIR = str(_folder)  # type: ignore[attr-defined]
 
 
@@ -50,7 +52,8 @@ def kernel(function: F) -> F:
 
     Indexes are not checked. It lets other threads run meanwhile.
     """
-    compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    is_kept = _folder is not None
+    compiled: F = numba.njit(cache=is_kept, nogil=True, error_model="numpy")(function)
     return compiled
 
 

@@ -13,7 +13,8 @@ from kernels.compiler import inlined, kernel
 from kernels.hashing import mix
 from kernels.rows import NONE
 
-#: `row` is one more than the row, so that an array of zeros is an empty map.
+#: `row` is one more than the row, so that zeros are empty slots. The last slot is none: its
+#: key is the map's seed, without which clients could choose ids that all collide.
 SLOT = np.dtype([("key", np.int64), ("row", np.int32)])
 Slots = NDArray[Any]
 Int64s = NDArray[np.int64]
@@ -22,12 +23,19 @@ Int64s = NDArray[np.int64]
 @inlined
 def _place(slots: Slots, key: int) -> int:
     """The slot of `key`, or the empty one where it would be."""
-    at = np.int64(((mix(key) >> np.uint64(32)) * np.uint64(len(slots))) >> np.uint64(32))
+    size = len(slots) - 1
+    mixed = mix(key ^ slots[size].key)
+    at = np.int64(((mixed >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
     while slots[at].row != 0 and slots[at].key != key:
         at += 1
-        if at == len(slots):
+        if at == size:
             at = 0
     return at
+
+
+@inlined
+def seed_of(slots: Slots) -> int:
+    return slots[len(slots) - 1].key
 
 
 @inlined
@@ -60,7 +68,7 @@ def insert_all(slots: Slots, keys: Int64s, rows: Int64s) -> None:
 
 @kernel
 def move_all(old: Slots, new: Slots) -> None:
-    for i in range(len(old)):
+    for i in range(len(old) - 1):
         if old[i].row != 0:
             insert(new, old[i].key, old[i].row - 1)
 

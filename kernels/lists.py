@@ -12,8 +12,8 @@ from kernels.watching import (
     Table,
     Tables,
     allocate,
-    bucket_row,
     empty_pair,
+    find_bucket,
     listed_pair,
     listed_stream,
     stream_key,
@@ -173,7 +173,7 @@ def uncount_runs(tables: Tables, rows: Int64s) -> None:
         for k in range(len(start)):
             first, stop = start[k] // BUCKET_MS, (end[k] - 1) // BUCKET_MS + 1
             for bucket in range(first, stop):
-                counted = tables.buckets.rows[bucket_row(tables, movie, bucket)]
+                counted = tables.buckets.rows[find_bucket(tables, movie, bucket)]
                 counted.plays -= 1
                 counted.viewers -= bucket >= viewed
             viewed = max(viewed, stop)
@@ -181,10 +181,12 @@ def uncount_runs(tables: Tables, rows: Int64s) -> None:
 
 @kernel
 def count_plays(tables: Tables, movie: int, first: Int64s, stop: Int64s, plays: Int64s) -> None:
-    """Adds plays to ranges of buckets, which are all there."""
+    """Adds plays to ranges of buckets; those where there are any to add have been counted."""
     for i in range(len(first)):
+        if plays[i] == 0:
+            continue
         for bucket in range(first[i], stop[i]):
-            tables.buckets.rows[bucket_row(tables, movie, bucket)].plays += plays[i]
+            tables.buckets.rows[find_bucket(tables, movie, bucket)].plays += plays[i]
 
 
 @kernel
@@ -212,6 +214,7 @@ def empty(tables: Tables, rows: Int64s) -> int:
             stream = tables.streams.rows[at]
             streams += stream.last_t != NONE
             stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
+            stream.been_from = stream.been_to = 0
             at = stream.next
         release(tables.runs, pair.runs)
         release(tables.pair_hours, pair.hours)
@@ -320,4 +323,5 @@ def index_streams(tables: Tables) -> None:
     """Makes all streams, which were loaded, findable; there is room."""
     for row in range(tables.streams.size[0]):
         stream = tables.streams.rows[row]
-        insert(tables.streams.slots, stream_key(np.int64(stream.pair), stream.session_hash), row)
+        key = stream_key(tables, np.int64(stream.pair), stream.session_hash)
+        insert(tables.streams.slots, key, row)

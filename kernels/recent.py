@@ -15,14 +15,15 @@ Bools = NDArray[np.bool_]
 @kernel
 def mark(
     young: Slots, old: Slots, count: int, keys: Int64s, ids: Int64s, record: Int64s, tag: int
-) -> tuple[Bools, int]:
+) -> tuple[Bools, int, int]:
     """Which events came before; what is new is added to `young`, which has room.
 
     `keys` are of requests and `ids` of events; they are empty where no event has any, and
     0 where one has none. A record, whose number in the log gets `tag` added, holds a
     request once: what has its key is no repetition in there. `count` is how many hashes
-    `young` has; the number then is returned too.
+    `young` has; the number then is returned too, and the event that the first new one is of.
     """
+    first = NONE
     duplicate = np.zeros(len(record), np.bool_)
     for i in range(len(record)):
         if len(keys) and keys[i] != 0:
@@ -30,6 +31,7 @@ def mark(
             if seen == NONE:
                 intmap.insert(young, keys[i], tag + record[i])
                 count += 1
+                first = i if first == NONE else first
             elif seen != tag + record[i]:
                 duplicate[i] = True
                 continue
@@ -37,9 +39,10 @@ def mark(
             if _seen(young, old, ids[i]) == NONE:
                 intmap.insert(young, ids[i], tag + record[i])
                 count += 1
+                first = i if first == NONE else first
             else:
                 duplicate[i] = True
-    return duplicate, count
+    return duplicate, count, first
 
 
 @inlined

@@ -56,6 +56,9 @@ STREAM = np.dtype(
         ("run_start", np.int64),
         ("pair", np.int32),
         ("next", np.int32),
+        # Of a pair's first stream: buckets that the pair has been in, all of them.
+        ("been_from", np.int32),
+        ("been_to", np.int32),
         ("is_listed", np.bool_),
     ],
     align=True,

@@ -21,6 +21,8 @@ Bools = NDArray[np.bool_]
 
 #: From so many closed runs on, those of a pair are merged where they overlap.
 MERGED_FROM = 64
+#: Sessions may be hours apart; of so many each hour stands in a pair's list once.
+_HOURS_LOOKED_AT = 8
 #: So many rows are brought into the cache together, which waits for memory once.
 _AHEAD = 16
 
@@ -274,15 +276,17 @@ def empty_pair(pair: Any) -> None:
 
 
 @inlined
-def stream_key(pair: int, session: int) -> int:
-    return np.int64(mix(pair)) ^ session
+def stream_key(tables: Tables, pair: int, session: int) -> int:
+    """Seeded, so that no client can choose a session that has the key of another pair's."""
+    return np.int64(mix(pair ^ intmap.seed_of(tables.streams.slots))) ^ session
 
 
 @inlined
 def _stream_row(tables: Tables, pair: int, session: int) -> int:
     """The row of a stream; one that is new stands first in its pair's list."""
     streams = tables.streams
-    row = intmap.find_or_reserve(streams.slots, stream_key(pair, session), streams.size)
+    key = stream_key(tables, pair, session)
+    row = intmap.find_or_reserve(streams.slots, key, streams.size)
     if row != NONE:
         return row
     row = streams.size[0]
@@ -292,6 +296,10 @@ def _stream_row(tables: Tables, pair: int, session: int) -> int:
     stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
     stream.is_listed = False
     stream.next = tables.pairs.rows[pair].streams
+    stream.been_from = stream.been_to = 0
+    if stream.next != NONE:
+        before = streams.rows[stream.next]
+        stream.been_from, stream.been_to = before.been_from, before.been_to
     tables.pairs.rows[pair].streams = row
     return row
 
@@ -391,9 +399,14 @@ def _is_to_merge(runs: int) -> bool:
 
 @inlined
 def _add_hour(hours: Table, pair: Any, hour: int, credit: int) -> None:
-    if pair.hours != NONE and hours.rows[pair.hours].hour == hour:
-        hours.rows[pair.hours].watch_ms += credit
-        return
+    at = pair.hours
+    for _ in range(_HOURS_LOOKED_AT):
+        if at == NONE:
+            break
+        if hours.rows[at].hour == hour:
+            hours.rows[at].watch_ms += credit
+            return
+        at = hours.rows[at].next
     row = allocate(hours)
     added = hours.rows[row]
     added.watch_ms, added.hour, added.next = credit, hour, pair.hours
@@ -414,6 +427,7 @@ def _lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -
         counted = bucket_row(tables, tables.pairs.rows[row].movie, bucket)
         tables.buckets.rows[counted].plays += 1
         tables.buckets.rows[counted].viewers += not _has_been(tables, row, bucket)
+        _widen(tables, row, bucket)
         bucket += 1
 
 
@@ -432,6 +446,12 @@ def bucket_row(tables: Tables, movie: int, bucket: int) -> int:
 
 
 @inlined
+def find_bucket(tables: Tables, movie: int, bucket: int) -> int:
+    """The row of a bucket that is there."""
+    return intmap.find(tables.buckets.slots, np.int64(movie) << 32 | bucket)
+
+
+@inlined
 def _has_been(tables: Tables, row: int, bucket: int) -> bool:
     """Whether any run of a pair covers some of a bucket."""
     start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
@@ -439,6 +459,10 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
     if _covers(pair.run_start, pair.last_at, start, end):
         return True
     at = pair.streams
+    if at != NONE:
+        newest = tables.streams.rows[at]
+        if newest.been_from <= bucket < newest.been_to:
+            return True
     while at != NONE:
         stream = tables.streams.rows[at]
         if _covers(stream.run_start, stream.last_at, start, end):
@@ -451,6 +475,21 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
             return True
         at = run.next
     return False
+
+
+@inlined
+def _widen(tables: Tables, row: int, bucket: int) -> None:
+    """Notes where a pair with sessions has been: looking through many of them takes long."""
+    at = tables.pairs.rows[row].streams
+    if at == NONE:
+        return
+    newest = tables.streams.rows[at]
+    if newest.been_to == 0:
+        newest.been_from, newest.been_to = bucket, bucket + 1
+    elif bucket == newest.been_to:
+        newest.been_to = bucket + 1
+    elif bucket == newest.been_from - 1:
+        newest.been_from = bucket
 
 
 @inlined

@@ -105,8 +105,9 @@ def test_a_union_is_a_set_of_integers(intervals: list[tuple[int, int]]) -> None:
 
 
 def mark(recent: RecentHashes, ids: list[int], received_ms: int) -> list[bool]:
-    hashes = np.array(ids, np.int64)
-    return recent.mark(None, hashes, np.zeros(len(ids), np.int64), received_ms).tolist()
+    hashes, received = np.array(ids, np.int64), np.full(len(ids), received_ms)
+    marked: list[bool] = recent.mark(None, hashes, np.zeros(len(ids), np.int64), received).tolist()
+    return marked
 
 
 @settings(deadline=None)
@@ -135,7 +136,7 @@ def test_recent_hashes_forget_after_two_windows() -> None:
 
 
 def keyed(recent: RecentHashes, keys: list[int], record: list[int]) -> NDArray[np.bool_]:
-    return recent.mark(np.array(keys), None, np.array(record), 1_000)
+    return recent.mark(np.array(keys), None, np.array(record), np.full(len(keys), 1_000))
 
 
 @pytest.mark.parametrize("reload", [False, True])

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from aggregator.event import Event, Part, to_batch
 from aggregator.router import _split, shard_of
-from api import intake
 from api.arrow_intake import parse_arrow
 from api.intake import parse_json
+from api.warm_up import warm_up
 from persistence.batch import NO_SESSIONS, OPTIONAL, Batch, BatchError, Encoded
 from persistence.strings import Strings
 from tests.arrow_streams import TEXT_TYPES, batch, stream
@@ -26,7 +26,7 @@ from tests.arrow_streams import TEXT_TYPES, batch, stream
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
-    intake.warm_up()
+    warm_up()
 
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

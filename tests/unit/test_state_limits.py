@@ -1,0 +1,136 @@
+"""What clients may send without a shard writing where it may not, or taking for ever."""
+
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from aggregator import erasure, warm_up
+from aggregator.event import Event, Part, to_batch
+from aggregator.intmap import IntMap
+from aggregator.recent import RecentHashes
+from aggregator.reference import Reference
+from aggregator.rules import Rules
+from aggregator.state import State
+from api import warm_up as api_warm_up
+from kernels import lists
+from kernels.rows import HOUR_MS
+from kernels.watching import MERGED_FROM
+from persistence.batch import Batch
+from persistence.strings import Strings
+from tests.comparison import facts_of_reference, facts_of_state
+from tests.shards import NOW_MS
+
+
+@pytest.mark.parametrize("far_s", [300, 3_000, 100_000])
+def test_erasing_merged_runs_with_a_gap_adds_no_buckets(far_s: int) -> None:
+    """The buckets in the gap, where nobody was, were added without room for them."""
+    state = State(Rules())
+    starts = [n % 2 * far_s for n in range(MERGED_FROM + 6)]
+    events = [Event("u", "m", float(at)) for start in starts for at in (start, start + 5)]
+    state.apply(to_batch([Part(events)]), NOW_MS)
+    loaded = State(Rules())
+    loaded.load_arrow(state.to_arrow(), state.extra())
+    for each in (state, loaded):
+        before = len(each.runs.buckets)
+        assert erasure.erase(each, "u", None)
+        assert len(each.runs.buckets) == before <= 4
+        assert facts_of_state(each) == {}
+
+
+def test_a_half_of_recent_ids_begins_with_the_first_id() -> None:
+    """It began with the first event of a joined batch, so a replay forgot otherwise."""
+    live, joined = RecentHashes(), RecentHashes()
+    hashes = np.array([0, 7], np.int64)
+    times = np.array([1_000, 2_000], np.int64)
+    live.mark(None, hashes[1:], np.zeros(1, np.int64), times[1:])
+    joined.mark(None, hashes, np.array([0, 1]), times)
+    assert live.young_since_ms == joined.young_since_ms == 2_000
+
+
+def test_where_keys_stand_in_a_map_cannot_be_foreseen() -> None:
+    keys = np.arange(200, dtype=np.int64)
+    orders = []
+    for _ in range(2):
+        table = IntMap()
+        table.insert(keys, keys, 0)
+        orders.append(table.keys().tolist())
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_many_sessions_of_one_user_and_movie() -> None:
+    """Where each of them has been is looked up, not looked for in all the others."""
+    state, reference = State(Rules()), Reference()
+    for start in (0, 30, 10, 500, 470, 45):
+        events = [
+            Event("u", "m", float(start + at), f"{start}-{number}")
+            for at in (0, 8, 25)
+            for number in range(40)
+        ]
+        state.apply(to_batch([Part(events)]), NOW_MS)
+        for event in events:
+            at_ms = round(event.at * 1000)
+            reference.apply(event.user, event.slug, at_ms, NOW_MS, event.session or "")
+        assert facts_of_state(state) == facts_of_reference(reference)
+    newest = state.streams.rows[int(state.pairs["streams"][0])]
+    assert (newest["been_from"], newest["been_to"]) == (0, 7)
+
+
+def test_sessions_hours_apart_take_no_more_memory_with_each_event() -> None:
+    state = State(Rules())
+    for number in range(200):
+        event = Event("u", "m", float(number), f"{number % 2}", ts=NOW_MS - number % 2 * HOUR_MS)
+        state.apply(to_batch([Part([event])]), NOW_MS)
+    assert len(lists.list_of(state.hours_of_pairs.rows, int(state.pairs["hours"][0]))) == 2
+
+
+def test_a_frame_with_many_empty_sessions_is_counted() -> None:
+    """No client of ours encodes one; what reads it must not trust that."""
+    code = np.arange(100, dtype=np.int32)
+    zeros = np.zeros_like(code)
+    sessions = Strings.of([""] * 100)
+    batch = Batch(
+        Strings.of(["u"]), Strings.of(["m"]), sessions, zeros, zeros, code, code.astype(np.int64)
+    )
+    state = State(Rules())
+    state.apply(Batch.decode(batch.encode()), NOW_MS)
+    assert state.events == 100
+    assert len(state.streams) == 0
+
+
+def _kernels(module: ModuleType) -> dict[str, int]:
+    """How many signatures each kernel of a module has been compiled for."""
+    return {
+        f"{module.__name__}.{name}": len(value.signatures)
+        for name, value in vars(module).items()
+        if hasattr(value, "signatures")
+        and value.py_func.__module__ == module.__name__
+        and value.targetoptions.get("nogil")
+    }
+
+
+def test_a_warm_up_leaves_nothing_to_be_compiled_for_a_request() -> None:
+    warm_up.warm_up()
+    api_warm_up.warm_up()
+    modules = [module for name, module in sys.modules.items() if name.startswith("kernels.")]
+    signatures = {name: count for module in modules for name, count in _kernels(module).items()}
+    assert len(signatures) > 30
+    assert [name for name, count in signatures.items() if not count] == []
+
+
+def test_without_a_folder_that_can_be_written_kernels_still_compile() -> None:
+    code = (
+        "from aggregator.intmap import IntMap; import numpy; print(IntMap().find(numpy.arange(2)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        env=os.environ | {"NUMBA_CACHE_DIR": "/dev/null"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "[-1 -1]\n", done.stderr

@@ -45,8 +45,8 @@ class IntMap:
             intmap.move_all(old, self.slots)
 
     def keys(self) -> Int64s:
-        keys: Int64s = self.slots["key"][self.slots["row"] != 0]
-        return keys
+        """In ascending order: that of the slots is another in each process."""
+        return np.sort(self.slots["key"][self.slots["row"] != 0])
 
     def _allocated(self, slots: int) -> NDArray[Any]:
         allocated = np.zeros(slots + 1, intmap.SLOT)

@@ -45,23 +45,24 @@ class RecentHashes:
         record holds a request once. `received_ms` is when each was received.
         """
         first_ms = int(received_ms[0])
-        if self._young_count and self.turns(first_ms, first_ms, 0):
-            self._old, self._old_count = self._young, self._young_count
-            self._young, self._young_count = IntMap(), 0
-        was_empty = not self._young_count
-        more = sum(len(record) for column in (keys, ids) if column is not None)
-        self._young.reserve(self._young_count + more)
-        duplicate, self._young_count, first = recent.mark(
-            self._young.slots,
-            self._old.slots,
-            self._young_count,
+        is_due = self._young_count > 0 and self.turns(first_ms, first_ms, 0)
+        young, count = (IntMap(), 0) if is_due else (self._young, self._young_count)
+        young.reserve(count + sum(len(record) for column in (keys, ids) if column is not None))
+        duplicate, marked, first = recent.mark(
+            (young.slots, self._young.slots, self._old.slots),
+            is_due,
+            count,
             _NO_HASHES if keys is None else keys,
             _NO_HASHES if ids is None else ids,
             record,
             self._tag,
         )
-        if was_empty and first != NONE:
-            self.young_since_ms = int(received_ms[first])
+        if first != NONE:  # what is due waits for a hash that is new
+            if is_due:
+                self._old, self._old_count = self._young, self._young_count
+            if count == 0:
+                self.young_since_ms = int(received_ms[first])
+            self._young, self._young_count = young, marked
         self._tag = (self._tag + int(record[-1]) + 1) % _TAG_MAX + 1
         return duplicate
 

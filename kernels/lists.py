@@ -92,7 +92,7 @@ def rank_runs(runs: Rows, firsts: Int64s) -> None:
             count, row = count - 1, np.int64(runs[row].next)
 
 
-@kernel
+@inlined
 def release(table: Table, first: int) -> None:
     """Gives the rows of a list back."""
     row = first

@@ -122,9 +122,9 @@ def test_what_is_kept_of_a_year_fills_the_disk() -> None:
 
 def test_cores_are_those_of_all_processes() -> None:
     found = sized(Demand(users=100_000_000))
-    used = found.workers * found.worker_busy
-    used += found.shards * (found.shard.busy + found.checkpoint_busy)
-    assert sum(found.cores_busy.values()) == pytest.approx(used)
+    used = found.workers * found.pressed.worker_busy
+    used += found.shards * (found.pressed.shard_busy + found.checkpoint_busy)
+    assert sum(found.cores_busy(found.pressed).values()) == pytest.approx(used)
     assert found.uses["cores"] == pytest.approx(used / (MACHINE.cores * MACHINE.core_share))
 
 
@@ -134,15 +134,23 @@ def test_events_in_batches_take_less() -> None:
         size_with(each, MACHINE, COSTS, 1, 2, 2)
         for each in (demand, replace(demand, share_in_batches=1))
     )
-    assert many.worker_busy < one.worker_busy / 3
-    assert many.shard.events / many.shard.frames > 100 * one.shard.events / one.shard.frames
+    assert many.usual.worker_busy < one.usual.worker_busy / 3
+    assert many.usual.events / many.usual.frames > 100 * one.usual.events / one.usual.frames
 
 
 def test_frames_shrink_as_there_are_more_lanes() -> None:
     demand = Demand(users=10_000_000)
     few, many = (size_with(demand, MACHINE, COSTS, 10, number, number) for number in (1, 8))
-    assert few.shard.events / few.shard.frames > many.shard.events / many.shard.frames >= 1
-    assert many.shard.frames <= many.shard.events
+    assert few.usual.events / few.usual.frames > many.usual.events / many.usual.frames >= 1
+    assert many.usual.frames <= many.usual.events
+
+
+def test_pressed_it_takes_less_and_waits_longer() -> None:
+    found = size_with(Demand(users=2_000_000), MACHINE, COSTS, 1, 4, 2)
+    usual, pressed = found.usual, found.pressed
+    assert pressed.shard_busy < usual.shard_busy
+    assert pressed.worker_busy < usual.worker_busy
+    assert usual.event_wait_s < pressed.event_wait_s < 2 * MACHINE.frame_ms / 1000
 
 
 def test_more_machines_do_not_help_against_questions_about_movies() -> None:

@@ -191,6 +191,12 @@ class Lane:
 
 
 def _share_out(taken: list[_WaitingPart], reply: Applied) -> None:
+    if not reply.duplicates:
+        everything = Receipt(reply.received_ms, 0)
+        for waiting in taken:
+            if not waiting.receipt.done():
+                waiting.receipt.set_result(everything)
+        return
     start = 0
     for waiting in taken:
         end = start + len(waiting.part.events)

@@ -276,11 +276,13 @@ class Shard:
             self._committer = asyncio.create_task(self._commit_forever())
 
     async def _commit_forever(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            if not self._wake.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._checkpoint_due_in_s()):
-                        await self._wake.wait()
+            due_in_s = None if self._wake.is_set() else self._checkpoint_due_in_s()
+            timer = None if due_in_s is None else loop.call_later(due_in_s, self._wake.set)
+            await self._wake.wait()
+            if timer is not None:
+                timer.cancel()
             self._wake.clear()
             group, self._pending, self._pending_bytes = self._pending, [], 0
             try:

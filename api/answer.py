@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sanic import HTTPResponse
+from sanic.compat import Header
 
 _TYPE = (b"content-type", b"application/json")
 #: What Sanic itself adds to an answer that is sent at once.
@@ -16,7 +17,10 @@ class JsonAnswer(HTTPResponse):
     __slots__ = ()
 
     def __init__(self, body: bytes, headers: dict[str, str] | None = None) -> None:
-        super().__init__(body, 200, headers, "application/json")
+        # Sanic's own makes two sets of headers, and looks at what the body is.
+        self.asgi, self.stream, self._cookies = False, None, None
+        self.body, self.status, self.content_type = body, 200, "application/json"
+        self.headers = Header(headers or {})
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:

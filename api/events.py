@@ -108,10 +108,13 @@ def _nothing_rejected(accepted: int, duplicates: int, received_ms: int) -> bytes
 
 async def parse(request: Request) -> tuple[Parsed, int]:
     """The events of the body, by its content type and encoding, and its bytes."""
-    content_type = header(request, "content-type").partition(";")[0].strip().lower()
-    if content_type == _FORM and request.body[:1] in (b"{", b"["):
-        content_type = ""  # what curl -d and urllib say when they are told nothing
-    parser = _PARSERS.get(content_type)
+    content_type = header(request, "content-type")
+    parser = _PARSERS.get(content_type)  # mostly as plainly as this
+    if parser is None:
+        content_type = content_type.partition(";")[0].strip().lower()
+        if content_type == _FORM and request.body[:1] in (b"{", b"["):
+            content_type = ""  # what curl -d and urllib say when they are told nothing
+        parser = _PARSERS.get(content_type)
     if parser is None:
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psutil
@@ -15,10 +14,10 @@ import requests
 
 from benchmarks import load, queries, request_file, shard_costs, subjects, traffic
 from benchmarks.bench import FILL_EVENTS, fill
+from benchmarks.demand import Costs
 from benchmarks.load import Throughput
 from benchmarks.request_file import RequestFile
 from benchmarks.shard_costs import FrameCost
-from benchmarks.sizing import Costs
 from benchmarks.subjects import Subject
 
 #: Of single events and questions, and of requests of many events.
@@ -27,9 +26,17 @@ LOAD_S, ALONE_S = 5, 3
 #: Format, and events a request.
 BATCHES = {"json_event_s": ("JSON", 1_000), "arrow_event_s": ("Arrow", 10_000)}
 SINGLES_MAX = 300_000
-#: Files that are synced at the same time, as the shards of a machine do.
-SYNCED_FILES, SYNCED_BYTES, SYNC_S = 8, 4_096, 1.5
-WORKER = "api.worker"
+#: Files that are synced at the same time, as by the shards of a machine; not for long, as some
+#: disks stall for seconds when they were synced too often.
+SYNCED_FILES, SYNCED_BYTES, SYNC_S = 8, 4_096, 0.5
+WORKER_MODULE = "api.worker"
+#: What is measured, one after the other, and about how many seconds each takes.
+DISK, WORKERS, FRAMES, KEPT = "the disk", "an HTTP worker", "frames of a shard", "what is kept"
+SECONDS = {DISK: 3.0, WORKERS: 50.0, FRAMES: 30.0, KEPT: 40.0}
+
+
+#: Is told what begins now, and about how many seconds it takes.
+Begin = Callable[[str, float], None]
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -40,15 +47,15 @@ class Measured(msgspec.Struct, frozen=True):
     syncs_alone_per_s: float
 
 
-def measure(folder: Path, progress: Callable[[str], Any]) -> Measured:
-    """Measures everything; `progress` is told what comes next."""
-    progress("fdatasync")
+def measure(folder: Path, begin: Begin) -> Measured:
+    """Measures everything."""
+    begin(DISK, SECONDS[DISK])
     alone, together = syncs_per_second(folder, 1), syncs_per_second(folder, SYNCED_FILES)
-    progress("HTTP worker")
+    begin(WORKERS, SECONDS[WORKERS])
     found = worker_costs(folder)
-    progress("frames of a shard")
+    begin(FRAMES, SECONDS[FRAMES])
     of_frames, frames = shard_costs.frame_costs(folder / "frames")
-    progress("pairs, checkpoints, replay")
+    begin(KEPT, SECONDS[KEPT])
     found |= of_frames | shard_costs.kept_costs(folder / "kept") | {"syncs_per_s": together}
     return Measured(Costs(**found), frames, alone)
 
@@ -83,7 +90,7 @@ def worker_costs(folder: Path) -> dict[str, float]:
     data = folder / "data"
     data.mkdir()
     with subjects.playhead(data, *subjects.ONE_OF_EACH) as subject:
-        worker = worker_of(subject)
+        (worker,) = workers_of(subject)
         process_bytes = subjects.memory_of([worker, *subject.shards()]) / 2
         fill(subject.url, traffic.players(1), FILL_EVENTS)
         measuring = _Worker(subject, worker, folder)
@@ -95,10 +102,9 @@ def worker_costs(folder: Path) -> dict[str, float]:
         }
 
 
-def worker_of(subject: Subject) -> psutil.Process:
-    """The HTTP worker of a server that has one."""
-    (worker,) = [each for each in subject.processes() if WORKER in " ".join(each.cmdline())]
-    return worker
+def workers_of(subject: Subject) -> list[psutil.Process]:
+    """The HTTP workers of a playhead."""
+    return [each for each in subject.processes() if WORKER_MODULE in " ".join(each.cmdline())]
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -1,32 +1,26 @@
 """What the operations of a shard cost, in a process of its own that gets encoded frames."""
 
-import asyncio
-import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import uvloop
 
-from aggregator.event import Event, Part, to_batch
-from aggregator.lane import Lane, QueueLimits
+from aggregator.event import Event
 from aggregator.messages import (
-    Answers,
-    Applied,
     MoviesQuery,
     ProgressQuery,
     Query,
     ShardStats,
     StatsQuery,
-    decode_reply,
-    encode_events,
     encode_queries,
 )
 from aggregator.router import Router
+from benchmarks.frames import append, fill, frames_of
 from benchmarks.recorded import record
-from benchmarks.shard_process import ShardProcess, Usage, shard_process
+from benchmarks.shard_process import ShardProcess, Usage, lanes_to, shard_process
 from kernels.rows import BUCKET_MS
 from persistence.batch import NO_SESSIONS, Batch
 from persistence.strings import Strings
@@ -44,6 +38,8 @@ POINTS = (
 #: Viewers that watch for so long at so many events a second; the first are not counted.
 TRAFFIC_S, TRAFFIC_PER_S = 60.0, 15_000.0
 FIRST_S, FIRST_FRAME_EVENTS = 10.0, 1_000
+#: Before each record of the log.
+LOG_HEADER_BYTES = 64
 #: Frames of questions of a kind.
 ASKED_TIMES, QUESTIONS_A_FRAME = 300, 64
 #: Shards that a question about a movie is asked of, and how often.
@@ -55,9 +51,6 @@ WATCHED_MOVIES, WATCHED_MS = 2_000, 5_400_000
 #: In the records that are replayed and archived.
 RECORD_EVENTS = 64
 RECORDED_S, RECORDED_PER_S = 30.0, 10_000.0
-#: A frame that fills a shard has the movies of so many users.
-FILL_USERS, FILL_MOVIES, FILL_MOVIES_OF_A_USER = 500, 400, 40
-FILL_STEP_MS = 8_000
 
 
 class FrameCost(msgspec.Struct, frozen=True):
@@ -122,10 +115,6 @@ def _fitted(measured: list[FrameCost]) -> dict[str, float]:
     }
 
 
-#: Before each record.
-LOG_HEADER_BYTES = 64
-
-
 def shares(counts: Sequence[Sequence[float]], sums: Sequence[float]) -> list[float]:
     """What one of each comes to, none below 0, so that the sums are met as closely as can be.
 
@@ -151,8 +140,7 @@ def _question_costs(process: ShardProcess, events: list[Event]) -> dict[str, flo
     some = events[:: len(events) // QUESTIONS_A_FRAME][:QUESTIONS_A_FRAME]
     points: list[Query] = [ProgressQuery(event.user, event.slug) for event in some]
     movies: list[Query] = [MoviesQuery([event.slug]) for event in some]
-    (answer,) = uvloop.run(_answers(process, [StatsQuery()]))
-    watching = msgspec.msgpack.decode(answer, type=ShardStats).watching_now
+    watching = watching_now(process)
     one, many = _asked(process, points[:1]), _asked(process, points)
     one_movie, many_movies = _asked(process, movies[:1]), _asked(process, movies)
     query_s = (many - one) / (QUESTIONS_A_FRAME - 1)
@@ -179,22 +167,20 @@ def _asked(process: ShardProcess, queries: list[Query]) -> float:
     return uvloop.run(ask()).cpu_s / ASKED_TIMES
 
 
-async def _answers(process: ShardProcess, queries: list[Query]) -> list[msgspec.Raw]:
-    connection = await process.connect()
-    reply = decode_reply(await connection.call(encode_queries(queries)))
-    connection.close()
-    assert isinstance(reply, Answers)
-    return reply.answers
+def watching_now(process: ShardProcess) -> int:
+    """Streams that are."""
+
+    async def ask() -> msgspec.Raw:
+        async with lanes_to([process]) as (lane,):
+            return await lane.ask(StatsQuery())
+
+    return msgspec.msgpack.decode(uvloop.run(ask()), type=ShardStats).watching_now
 
 
 async def _fan_out(process: ShardProcess, slug: str) -> float:
     """Core seconds of this process for each shard that a question about a movie goes to."""
-    connections = [await process.connect() for _ in range(FAN_OUT)]
-    lanes = [Lane(n, connection.call, QueueLimits()) for n, connection in enumerate(connections)]
-    few_s, many_s = [await _asking(Router(asked), slug) for asked in (lanes[:1], lanes)]
-    await Router(lanes).close()
-    for connection in connections:
-        connection.close()
+    async with lanes_to([process] * FAN_OUT) as lanes:
+        few_s, many_s = [await _asking(Router(asked), slug) for asked in (lanes[:1], lanes)]
     return (many_s - few_s) / (FAN_OUT - 1)
 
 
@@ -287,62 +273,3 @@ def _replay(folder: Path, frames: list[bytes]) -> float:
 
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-# Frames
-
-
-def fill(process: ShardProcess, pairs: int, has_sessions: bool = False) -> None:
-    """So many pairs of users of its own, each begun and gone on with."""
-    append(process, _library(pairs, "viewer" if has_sessions else "user", has_sessions), 2)
-
-
-def _library(pairs: int, name: str, has_sessions: bool) -> Iterator[bytes]:
-    random = np.random.default_rng(1)
-    user = np.arange(FILL_USERS, dtype=np.int32).repeat(FILL_MOVIES_OF_A_USER)
-    movie = np.tile(np.arange(FILL_MOVIES_OF_A_USER, dtype=np.int32), FILL_USERS)
-    user, movie = np.tile(user, 2), np.tile(movie, 2)
-    for number in range(-(-pairs // (FILL_USERS * FILL_MOVIES_OF_A_USER))):
-        users = range(number * FILL_USERS, (number + 1) * FILL_USERS)
-        first = number * FILL_MOVIES_OF_A_USER % FILL_MOVIES
-        movies = range(first, first + FILL_MOVIES_OF_A_USER)
-        at_ms = random.integers(0, 5_000_000, len(user) // 2)
-        yield Batch(
-            Strings.of([f"{name}-{each:08}" for each in users]),
-            Strings.of([f"movie-{each:05}" for each in movies]),
-            Strings.of([f"session-{each:08}" for each in users]) if has_sessions else NO_SESSIONS,
-            user,
-            movie,
-            user if has_sessions else np.zeros_like(user),
-            np.concatenate([at_ms, at_ms + FILL_STEP_MS]),
-        ).encode()
-
-
-def frames_of(events: Sequence[Event], size: int) -> list[bytes]:
-    """Encoded batches of so many each, in order."""
-    return [
-        to_batch([Part(list(events[start : start + size]))]).encode()
-        for start in range(0, len(events), size)
-    ]
-
-
-def append(process: ShardProcess, batches: Iterator[bytes] | list[bytes], producers: int) -> Usage:
-    """Sends all, each producer the next one when it has a reply; returns what that took."""
-    return uvloop.run(_append(process, iter(batches), producers))
-
-
-async def _append(process: ShardProcess, batches: Iterator[bytes], producers: int) -> Usage:
-    before = await process.usage()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(producers):
-            group.create_task(_produce(process, batches))
-    return (await process.usage()).since(before)
-
-
-async def _produce(process: ShardProcess, batches: Iterator[bytes]) -> None:
-    connection, producer = await process.connect(), secrets.randbits(63)
-    for sequence, batch in enumerate(batches, start=1):
-        reply = decode_reply(await connection.call(encode_events(producer, sequence, batch)))
-        if not isinstance(reply, Applied):
-            raise RuntimeError(f"a shard replied {reply}")
-    connection.close()

@@ -12,8 +12,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -24,6 +25,7 @@ import uvloop
 
 from aggregator import shard as shard_module
 from aggregator import warm_up, wire
+from aggregator.lane import Lane, QueueLimits
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
 from aggregator.shard import Shard, ShardSettings
 from persistence.log import Log, Record
@@ -93,6 +95,25 @@ def shard_process(folder: Path) -> Iterator[ShardProcess]:
             yield ShardProcess(folder)
         finally:
             process.kill()
+
+
+@contextlib.asynccontextmanager
+async def lanes_to(
+    processes: Sequence[ShardProcess],
+    call: Callable[[wire.Connection, bytes], Awaitable[bytes]] = wire.Connection.call,
+) -> AsyncIterator[list[Lane]]:
+    """A lane to each, on a connection of its own; `call` has each frame answered."""
+    connections = [await process.connect() for process in processes]
+    lanes = [
+        Lane(number, partial(call, connection), QueueLimits())
+        for number, connection in enumerate(connections)
+    ]
+    try:
+        yield lanes
+    finally:
+        for lane, connection in zip(lanes, connections, strict=True):
+            await lane.close()
+            connection.close()
 
 
 class _CountedLog(Log):

@@ -81,6 +81,7 @@ def _left(value: np.uint64, bits: int) -> np.uint64:
 def _word(data: Bytes, at: np.int64, size: int) -> np.uint64:
     """`size` bytes, little-endian; the compiler makes one load of them."""
     word = np.uint64(0)
+    start = np.uint64(at)  # a signed index might be from the end, and is no single load then
     for i in range(size):
-        word |= np.uint64(data[at + i]) << np.uint64(8 * i)
+        word |= np.uint64(data[start + np.uint64(i)]) << np.uint64(8 * i)
     return word

@@ -16,12 +16,13 @@ from benchmarks import capacity, capacity_picture, shard_costs
 from benchmarks.capacity import Capacity
 from benchmarks.costs import Measured
 from benchmarks.demand import Costs, Demand, MachineType
+from benchmarks.flow import gathered
 from benchmarks.frames import append, fill, frames_of
 from benchmarks.recorded import SPREAD_S, Recording, record
 from benchmarks.rehearsal import Check
 from benchmarks.shard_costs import FrameCost
 from benchmarks.shard_process import shard_process
-from benchmarks.sizing import LIMITS, Size, gathered, size, size_with
+from benchmarks.sizing import LIMITS, Size, size, size_with
 
 NOTHING = Costs(**{field.name: 0.0 for field in fields(Costs)})
 #: About what a machine of today has.
@@ -138,11 +139,24 @@ def test_events_in_batches_take_less() -> None:
     assert many.usual.events / many.usual.frames > 100 * one.usual.events / one.usual.frames
 
 
+def test_frames_of_one_lane_never_share_a_commit() -> None:
+    one, many = (size_with(Demand(), MACHINE, COSTS, 1, workers, 1).usual for workers in (1, 8))
+    assert one.commits == pytest.approx(one.frames)
+    assert many.commits < 0.7 * many.frames
+
+
 def test_frames_shrink_as_there_are_more_lanes() -> None:
     demand = Demand(users=10_000_000)
     few, many = (size_with(demand, MACHINE, COSTS, 10, number, number) for number in (1, 8))
     assert few.usual.events / few.usual.frames > many.usual.events / many.usual.frames >= 1
     assert many.usual.frames <= many.usual.events
+
+
+def test_a_shard_has_no_more_pairs_than_it_can_load_in_time() -> None:
+    demand = Demand(users=5_000_000)
+    found = sized(demand, MachineType(start_s=20))
+    assert found.start_s <= 20
+    assert found.shards > sized(demand, MachineType(start_s=1_000)).shards
 
 
 def test_pressed_it_takes_less_and_waits_longer() -> None:
@@ -213,9 +227,9 @@ def test_a_shard_in_a_process_of_its_own_counts_and_recovers(tmp_path: Path) -> 
         used = append(process, frames_of(events, 10), producers=2)
         assert 1 <= used.commits <= 10
         assert used.cpu_s > 0
-        assert shard_costs.watching_now(process) == 20_010
+        assert shard_costs.watching_now(process) == 10
     with shard_process(tmp_path / "shard") as process:
-        assert shard_costs.watching_now(process) == 20_010
+        assert shard_costs.watching_now(process) == 10
         uvloop.run(process.checkpoint())
         assert uvloop.run(process.usage()).recovery_cpu_s > 0
 

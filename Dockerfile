@@ -26,7 +26,7 @@ RUN pip install --no-deps --no-build-isolation .
 WORKDIR /data
 USER playhead
 # Into the user's cache, so that no container compiles when it starts.
-RUN python -m api.warm_up
+RUN python -m aggregator.warm_up && python -m api.warm_up
 VOLUME /data
 
 ENV PLAYHEAD_HOST=0.0.0.0 \

@@ -54,3 +54,7 @@ def _batch() -> Batch:
         duration_ms=np.full(events, 5_000_000),
         id_hash=number + 1,
     )
+
+
+if __name__ == "__main__":
+    warm_up()

@@ -1,11 +1,10 @@
 """Everything compiled, or found compiled, before the first request waits for it.
 
-`python -m api.warm_up` does so for all parts, so that no start of a server does.
+`python -m api.warm_up` and `python -m aggregator.warm_up` do so once, at set-up.
 """
 
 import pyarrow as pa
 
-from aggregator import warm_up as state
 from aggregator.event import Part, to_batch
 from aggregator.router import shards_of
 from api.arrow_intake import parse_arrow
@@ -46,5 +45,4 @@ def _arrow_stream() -> bytes:
 
 
 if __name__ == "__main__":
-    state.warm_up()
     warm_up()

@@ -26,9 +26,8 @@ LOAD_S, ALONE_S = 5, 3
 #: Format, and events a request.
 BATCHES = {"json_event_s": ("JSON", 1_000), "arrow_event_s": ("Arrow", 10_000)}
 SINGLES_MAX = 300_000
-#: Files that are synced at the same time, as by the shards of a machine; not for long, as some
-#: disks stall for seconds when they were synced too often.
-SYNCED_FILES, SYNCED_BYTES, SYNC_S = 8, 4_096, 0.5
+#: Files that are synced at the same time, as by the shards of a machine.
+SYNCED_FILES, SYNCED_BYTES, SYNC_S = 8, 4_096, 1.0
 WORKER_MODULE = "api.worker"
 #: What is measured, one after the other, and about how many seconds each takes.
 DISK, WORKERS, FRAMES, KEPT = "the disk", "an HTTP worker", "frames of a shard", "what is kept"

@@ -58,8 +58,11 @@ pip --require-hashes -r "$requirements" ||
 pip --no-deps --no-build-isolation --editable . ||
     fail "pip could not install the project itself, see above"
 
-echo "setup: compiling what is fast, this takes half a minute or so"
-.venv/bin/python -m api.warm_up || fail "could not compile, see above"
+echo "setup: compiling the kernels, this takes half a minute or so"
+.venv/bin/python -m aggregator.warm_up &
+state=$!
+.venv/bin/python -m api.warm_up || fail "could not compile the kernels, see above"
+wait "$state" || fail "could not compile the kernels, see above"
 
 rm .venv/unfinished
 for stamp in "$@"; do

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +25,7 @@ from aggregator.sockets import folder_prefix, namespace_of
 from persistence.directory import read_manifest
 from tests.faults.clients import ANSWER_TIMEOUT_S, Account, Fleet, users_anywhere, users_of
 from tests.faults.conftest import rounds
-from tests.playhead import COMMAND, START_TIMEOUT_S, Playhead
+from tests.playhead import COMMAND, START_TIMEOUT_S, Playhead, eventually
 
 #: So that kills fall into checkpoints, rotations and erasures too.
 SHORT = (
@@ -309,6 +310,12 @@ def shard_process(service: Service, shard: int) -> psutil.Process:
     return found
 
 
+def is_stopped(process: psutil.Process) -> bool:
+    """Whether all threads are."""
+    stats = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    return all(stat.rpartition(") ")[2].startswith("T") for stat in stats)
+
+
 def test_a_shard_that_hangs_holds_up_its_own_users_alone(service: Service, seed: int) -> None:
     """Its callers get 503 after a while, all others are served; what needs it names it."""
     service.start("--shards", "2")
@@ -325,6 +332,7 @@ def test_a_shard_that_hangs_holds_up_its_own_users_alone(service: Service, seed:
             hanging = shard_process(service, 1)
             hanging.suspend()
             try:
+                eventually(partial(is_stopped, hanging), "stopped")  # threads go on for a moment
                 one = service.playhead.get("/v1/movies")
                 assert one.status_code == 503
                 assert one.headers["retry-after"] == "1"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from aggregator.table import grown
 from kernels import names
+from kernels.batches import hash_names
 from kernels.rows import NONE
 from persistence.strings import Strings
 
@@ -76,7 +77,7 @@ class Names:
     def hashes(self, first: int = 0) -> NDArray[np.uint64]:
         """XXH64 of each name from a code on."""
         strings = self._slice(first)
-        return names.hash_all(strings.offsets, strings.data)
+        return hash_names(strings.offsets, strings.data, np.uint64(0))
 
     def to_list(self) -> list[str]:
         return [RETIRED if c in self._retired else n for c, n in enumerate(self._slice(0))]

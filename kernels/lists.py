@@ -194,11 +194,7 @@ def last_t(tables: Tables, rows: Int64s) -> Int64s:
     """The highest t of each pair's events; NONE without."""
     highest = np.empty(len(rows), np.int64)
     for i in range(len(rows)):
-        pair = tables.pairs.rows[rows[i]]
-        highest[i], at = pair.last_t, pair.streams
-        while at != NONE:
-            stream = tables.streams.rows[at]
-            highest[i], at = max(highest[i], stream.last_t), stream.next
+        highest[i] = _last_t(tables, rows[i])
     return highest
 
 

@@ -138,15 +138,6 @@ def wanted_of(codes: Int32s, excluded: Bools, names: int) -> Bools:
 
 
 @kernel
-def hash_all(offsets: Int32s, data: Bytes) -> UInt64s:
-    """XXH64 of each name."""
-    hashes = np.empty(len(offsets) - 1, np.uint64)
-    for i in range(len(hashes)):
-        hashes[i] = hash_bytes(data, np.int64(offsets[i]), np.int64(offsets[i + 1]), np.uint64(0))
-    return hashes
-
-
-@kernel
 def hash_sessions(offsets: Int32s, data: Bytes) -> Int64s:
     """XXH64 of each name, odd; 0 for the empty one."""
     hashes = np.zeros(len(offsets) - 1, np.int64)

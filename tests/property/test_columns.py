@@ -12,7 +12,7 @@ from aggregator.intmap import IntMap
 from aggregator.names import RETIRED, Names
 from aggregator.recent import RecentHashes
 from aggregator.runs import _union
-from kernels import names as kernels
+from kernels.batches import hash_names
 from persistence.strings import Strings
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -53,7 +53,7 @@ def test_hashes_are_those_of_xxhash(texts: list[bytes]) -> None:
     offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
     strings = Strings(offsets, np.frombuffer(b"".join(texts), np.uint8))
     expected = list(map(xxhash.xxh64_intdigest, texts))
-    assert kernels.hash_all(strings.offsets, strings.data).tolist() == expected
+    assert hash_names(strings.offsets, strings.data, np.uint64(0)).tolist() == expected
 
 
 @settings(deadline=None)  # the first one compiles

@@ -7,7 +7,8 @@ a frame that it has by its producer and number, so sending it twice is safe.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from tenacity import (
 from aggregator import wire
 from aggregator.actor import Description
 from aggregator.errors import ShardsUnavailableError
+from aggregator.messages import QUERIES
+from aggregator.wire import Connection
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +36,15 @@ _retrying = AsyncRetrying(
 Call = Callable[[bytes], Awaitable[bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """To a shard: one for queries, which do not wait for the disk, and one for other frames."""
+
+    queries: Call
+    others: Call
+    connections: Sequence[Connection] = ()
+
+
 class ShardLink:
     """Sends frames to one shard, from one event loop."""
 
@@ -42,7 +54,7 @@ class ShardLink:
         self._actor = actor
         self._node_id = node_id
         self._deadline_s = deadline_s
-        self._call: Call | None = None
+        self._ways: _Ways | None = None
         self._connecting = asyncio.Lock()
 
     async def send(self, frame: bytes) -> bytes:
@@ -63,27 +75,31 @@ class ShardLink:
         return msgspec.msgpack.decode(await self._actor.describe.remote(), type=Description)
 
     async def _send_once(self, frame: bytes) -> bytes:
-        call = self._call or await self._connect()
+        ways = self._ways or await self._connect()
         try:
-            return await call(frame)
+            return await (ways.queries if frame[:1] == QUERIES else ways.others)(frame)
         except _LOST as error:
-            if self._call is call:
-                self._call = None
+            if self._ways is ways:
+                self._ways = None
+                for connection in ways.connections:
+                    connection.close()
                 _logger.warning("lost shard %d: %s", self._shard, error)
             raise
 
-    async def _connect(self) -> Call:
+    async def _connect(self) -> _Ways:
+        through_ray = _Ways(self._call_through_ray, self._call_through_ray)
         async with self._connecting:
-            if self._call is None:
+            if self._ways is None:
                 description = await self.describe()
-                if description.node_id == self._node_id and description.failure is None:
-                    connection = await wire.connect(description.socket_path)
-                    self._call = connection.call
-                elif description.failure is None:
-                    self._call = self._call_through_ray
+                if description.failure is not None:
+                    return through_ray  # it may recover, so ask again next time
+                if description.node_id == self._node_id:
+                    queries = await wire.connect(description.queries_path)
+                    others = await wire.connect(description.socket_path)
+                    self._ways = _Ways(queries.call, others.call, [queries, others])
                 else:
-                    return self._call_through_ray  # it may recover, so ask again next time
-            return self._call
+                    self._ways = through_ray
+            return self._ways
 
     async def _call_through_ray(self, frame: bytes) -> bytes:
         reply: bytes = await self._actor.handle.remote(frame)

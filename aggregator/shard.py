@@ -1,17 +1,18 @@
 """A shard: the one place where state, log and snapshots meet.
 
-`handle` takes frames, however they travelled. Frames of events and commands that
-arrive while the disk is busy share the next write and fsync. Frames of queries are
-answered at once, from the state in memory.
+`handle` takes frames, however they travelled. What has come by then of events and
+commands shares one write and one fsync, in the thread that reads the socket: to hand
+them to another and back takes half as long as the disk does. Frames of queries are
+answered from the state in memory, by `answer`, in any thread, whatever the disk does.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -79,15 +80,13 @@ LOCK_WAIT_S = 10.0
 CHECKPOINT_RETRY_S = 30.0
 #: The longest that a reader of files may have checkpoints wait; erases wait with them.
 HOLD_S_MAX = 60.0
-#: Of frames that wait for the disk; their senders give up and send others meanwhile.
-PENDING_BYTES_MAX = 64 << 20
 #: An fdatasync that takes longer is worth a warning.
 SLOW_SYNC_S = 1.0
 #: Of all tables of the state, compressed, in one reply; half of what a message may have.
 TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
 #: Frames that are handled without a task of their own.
-SWIFT = frozenset([EVENTS, COMMANDS, QUERIES])
+SWIFT = frozenset([EVENTS, COMMANDS])
 
 _encoder = msgspec.msgpack.Encoder()
 _logger = logging.getLogger(__name__)
@@ -125,7 +124,11 @@ class _Append:
 
 
 class Shard:
-    """Use from one event loop, after `Shard(...)` has recovered what is in the folder."""
+    """Use from one event loop, after `Shard(...)` has recovered what is in the folder.
+
+    The loop waits for the disk, so it should be this shard's own. From other threads
+    call `answer` and `warn_of_slow_disk` alone.
+    """
 
     def __init__(
         self, settings: ShardSettings, clock_ms: Callable[[], int] = lambda: time.time_ns() // 10**6
@@ -152,6 +155,8 @@ class Shard:
             release.pop_all()
         #: What was found on disk, for people.
         self.recovered = recovered.summary
+        #: Of the state and what is not counted in it yet.
+        self._guard = threading.Lock()
         self._lagging, self._producers = recovered.state, recovered.producers
         self._received_ms = recovered.received_ms
         self._snapshot_sequence = recovered.snapshot_sequence
@@ -164,17 +169,20 @@ class Shard:
         #: When to try again after a checkpoint that failed.
         self._retry_at_s: float | None = None
         self._pending: list[_Append] = []
-        self._pending_bytes = 0
         self._in_flight: dict[tuple[int, int], _Append] = {}
         #: Durable and answered, and not counted yet.
         self._uncounted: list[tuple[Batch, int, NDArray[np.bool_]]] = []
         self._quiet: asyncio.Future[None] | None = None
-        self._wake = asyncio.Event()
-        self._committer: asyncio.Task[None] | None = None
+        #: A turn has been asked for, which comes when the socket has been read.
+        self._has_turn = False
+        #: The turn in which a checkpoint is due.
+        self._timer: asyncio.TimerHandle | None = None
+        #: When the write that is under way began.
+        self._writing_since_s: float | None = None
+        self._warned_of_s: float | None = None
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointer: Checkpointer | None = None
         self._files = FileAccess()
-        self._disk = ThreadPoolExecutor(1, "log")
         #: Why nothing can be written, if so.
         self._refusal = ""
         self._stored_damage = ""
@@ -186,11 +194,16 @@ class Shard:
 
         When it is `Applied`, events are on disk, and no query comes before they are counted.
         """
-        kind = frame[:1]
-        if kind == QUERIES:
-            respond(_encoder.encode(Answers(self._answer_all(decode_queries(frame)))))
-        elif (reply := self._take(_LOG_KINDS[kind], frame, respond)) is not None:
+        reply = self._take(_LOG_KINDS[frame[:1]], frame, respond)
+        if reply is not None:
             respond(_encoder.encode(reply))
+
+    def answer(self, frame: bytes) -> bytes:
+        """The encoded reply to a frame of queries. Safe to call from any thread."""
+        queries = decode_queries(frame)
+        with self._guard:
+            answers = self._answer_all(queries)
+        return _encoder.encode(Answers(answers))
 
     async def handle(self, frame: bytes) -> bytes:
         """The encoded reply to any frame."""
@@ -204,6 +217,8 @@ class Shard:
 
             self.receive(frame, respond)
             return await replied
+        if kind == QUERIES:
+            return self.answer(frame)
         if kind == EXPORT:
             return _encoder.encode(await self._export(decode_export(frame)))
         if kind == HOLD:
@@ -218,33 +233,18 @@ class Shard:
         if self._in_flight:
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
-        if self._committer is not None:
-            self._committer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._checkpointing is not None:
             self._checkpointing.cancel()
             await asyncio.wait([self._checkpointing])
         if self._applied_sequence > self._snapshot_sequence:
             await self.checkpoint()
-        self._disk.shutdown()
         self._log.close()
         self._epoch.close()
         self._lock.release()
 
     # Events and commands
-
-    @property
-    def _state(self) -> State:
-        """With all counted that has been answered."""
-        self._catch_up()
-        return self._lagging
-
-    def _catch_up(self) -> None:
-        uncounted, self._uncounted = self._uncounted, []
-        try:
-            for batch, received_ms, duplicate in uncounted:
-                self._lagging.count(batch, received_ms, duplicate)
-        except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
-            self._give_up(error)
 
     def _take(self, kind: int, frame: bytes, respond: Respond) -> Reply | None:
         """What is known of a frame already; else it is on its way, and `respond` is told."""
@@ -256,8 +256,6 @@ class Shard:
         if under_way is not None:
             under_way.responds.append(respond)
             return None
-        if self._pending_bytes > PENDING_BYTES_MAX:
-            return Refused(f"{self._folders.log} does not take what came before")
         try:
             content = entries.decode(kind, encoded)
         except (BatchError, msgspec.MsgspecError) as error:
@@ -265,45 +263,56 @@ class Shard:
         append = _Append(kind, producer, sequence, content, encoded, [respond])
         self._in_flight[producer, sequence] = append
         self._pending.append(append)
-        self._pending_bytes += len(encoded)
-        self._wake.set()
-        self.start()
+        self._ask_for_turn()
         return None
 
     def start(self) -> None:
-        """Begins to commit and to make checkpoints; the first frame does so too."""
-        if self._committer is None:
-            self._committer = asyncio.create_task(self._commit_forever())
+        """Begins to make checkpoints when they are due; the first frame does so too."""
+        self._ask_for_turn()
 
-    async def _commit_forever(self) -> None:
+    def _ask_for_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Counts what was answered in the turn before, and commits what has come since.
+
+        Between two turns replies leave and sockets are read. When nothing is left to do
+        there is none until a frame comes, or a checkpoint is due.
+        """
+        self._has_turn = False
+        try:
+            with self._guard:
+                self._count_all()
+            if self._checkpoint_due_in_s() == 0 and self._end_segment():
+                moment = self._applied_sequence, self._received_ms
+                making = self._make_checkpoint(*moment, self._write_beside(moment[0]))
+                self._checkpointing = asyncio.create_task(making)
+            if self._pending:
+                self._commit()
+                self._ask_for_turn()
+        except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
+            self._give_up(error)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due_in_s = None if self._has_turn else self._checkpoint_due_in_s()
         loop = asyncio.get_running_loop()
-        while True:
-            due_in_s = None if self._wake.is_set() else self._checkpoint_due_in_s()
-            timer = None if due_in_s is None else loop.call_later(due_in_s, self._wake.set)
-            await self._wake.wait()
-            if timer is not None:
-                timer.cancel()
-            self._wake.clear()
-            group, self._pending, self._pending_bytes = self._pending, [], 0
-            try:
-                if group:
-                    await self._commit(group)
-                if self._checkpoint_due_in_s() == 0 and await self._end_segment():
-                    moment = self._applied_sequence, self._received_ms
-                    making = self._make_checkpoint(*moment, self._write_beside(moment[0]))
-                    self._checkpointing = asyncio.create_task(making)
-            except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
-                self._give_up(error)
+        self._timer = None if due_in_s is None else loop.call_later(due_in_s, self._ask_for_turn)
 
-    async def _commit(self, group: list[_Append]) -> None:
-        """Makes a group of frames durable, then answers, and counts before anything is asked.
+    def _commit(self) -> None:
+        """Makes what is pending durable, then answers; it is counted before anything is asked.
 
         1. Stamp each with the next sequence and the shard's clock, which never runs back.
-        2. Append all with one write and one fsync, in the disk's thread.
+        2. Append all with one write and one fsync.
         3. Remember and send each reply; have the events counted while it is on its way.
 
         Any error but `NotWritableError` leaves it unknown what is durable: the process ends.
         """
+        group, self._pending = self._pending, []
         self._received_ms = max(self._clock_ms(), self._received_ms)
         records = [
             Record(
@@ -316,10 +325,9 @@ class Shard:
             )
             for index, append in enumerate(group)
         ]
-        loop = asyncio.get_running_loop()
-        slow = loop.call_later(SLOW_SYNC_S, self._warn_of_slow_disk)
+        self._writing_since_s = time.monotonic()
         try:
-            await loop.run_in_executor(self._disk, self._log.append, records)
+            self._log.append(records)
         except NotWritableError as error:
             if not self._refusal:
                 _logger.error("shard %d takes no events: %s", self._settings.number, error)
@@ -328,16 +336,30 @@ class Shard:
                 self._answer(append, Refused(str(error)))
             return
         finally:
-            slow.cancel()
+            self._writing_since_s = None
         self._refusal = ""
-        for append, record in zip(group, records, strict=True):
-            reply = self._apply(append.content, record)
+        with self._guard:
+            replies = [self._apply(a.content, r) for a, r in zip(group, records, strict=True)]
+        for append, reply in zip(group, replies, strict=True):
             self._producers.remember(append.producer, append.sequence, reply)
             self._log_bytes += len(append.encoded)
             self._answer(append, reply)
-        loop.call_soon(self._catch_up)
-        # The log runs ahead of the state while a group is on its way to the disk.
         self._applied_sequence = records[-1].sequence
+
+    def _count_all(self) -> None:
+        """What was answered and is not counted. Hold the guard."""
+        uncounted, self._uncounted = self._uncounted, []
+        try:
+            for batch, received_ms, duplicate in uncounted:
+                self._lagging.count(batch, received_ms, duplicate)
+        except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
+            self._give_up(error)
+
+    @property
+    def _state(self) -> State:
+        """With all counted that was answered. Hold the guard."""
+        self._count_all()
+        return self._lagging
 
     def _apply(self, content: Batch | list[Command], record: Record) -> Applied | Done:
         without_effect: list[int]
@@ -364,7 +386,12 @@ class Shard:
         if self._quiet is not None and not self._in_flight:
             self._quiet.set_result(None)
 
-    def _warn_of_slow_disk(self) -> None:
+    def warn_of_slow_disk(self) -> None:
+        """If so, says once that a write takes too long. Call it now and then, in any thread."""
+        since_s = self._writing_since_s
+        if since_s in (None, self._warned_of_s) or time.monotonic() - since_s < SLOW_SYNC_S:
+            return
+        self._warned_of_s = since_s
         _logger.warning(
             "shard %d: fdatasync of %s takes longer than %.0f s; what it gets meanwhile waits",
             self._settings.number, self._folders.log, SLOW_SYNC_S,
@@ -379,15 +406,16 @@ class Shard:
 
     async def checkpoint(self) -> None:
         """Makes one now, while nothing is committed; one that fails is tried again later."""
-        if await self._end_segment():
-            frozen = Frozen.of(
-                self._state,
-                self._applied_sequence,
-                self._received_ms,
-                self._producers.dump(),
-                self._skipped,
-                self._erasing,
-            )
+        if self._end_segment():
+            with self._guard:
+                frozen = Frozen.of(
+                    self._state,
+                    self._applied_sequence,
+                    self._received_ms,
+                    self._producers.dump(),
+                    self._skipped,
+                    self._erasing,
+                )
             await self._make_checkpoint(frozen.sequence, self._received_ms, self._write(frozen))
 
     def _checkpoint_due_in_s(self) -> float | None:
@@ -405,11 +433,10 @@ class Shard:
             waits.append(self._checkpointed_s + self._settings.erase_delay_s)
         return max(min(waits) - time.monotonic(), 0) if waits else None
 
-    async def _end_segment(self) -> bool:
+    def _end_segment(self) -> bool:
         """Has a log segment end here, between commits; False if there is no room for another."""
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._disk, self._log.rotate)
+            self._log.rotate()
         except NotWritableError as error:
             self._postpone_checkpoint(error)
             return False
@@ -430,7 +457,7 @@ class Shard:
         self._checkpointed_s, self._retry_at_s = time.monotonic(), None
         self._skipped = {s: i for s, i in self._skipped.items() if s > sequence}
         self._erasing = [each for each in self._erasing if each.sequence >= sequence]
-        self._wake.set()
+        self._ask_for_turn()
 
     async def _write(self, frozen: Frozen) -> None:
         async with self._files.changing():
@@ -463,7 +490,7 @@ class Shard:
             exc_info=None if is_known else error,
         )  # fmt: skip
         self._retry_at_s = time.monotonic() + CHECKPOINT_RETRY_S
-        self._wake.set()
+        self._ask_for_turn()
 
     async def _export(self, request: ExportRequest) -> Exported:
         """A part of what is stored of a user, read from disk in a thread."""
@@ -493,8 +520,10 @@ class Shard:
         """All that the state says, encoded in a thread; no record is applied in between."""
         if not self._keeps(request.folder):
             return Refused(f"this shard keeps its data in {self._settings.folder}")
-        sequence, fold_before = self._applied_sequence, self._state.hours.fold_before
-        encoded = await asyncio.to_thread(encode_tables, tables_of(self._state))
+        with self._guard:
+            sequence, fold_before = self._applied_sequence, self._state.hours.fold_before
+            tables = tables_of(self._state)
+        encoded = await asyncio.to_thread(encode_tables, tables)
         if sum(map(len, encoded.values())) > TABLES_BYTES_MAX:
             return Refused("what it has in memory is too much for one message")
         return Tabled(sequence, fold_before, encoded)

@@ -42,7 +42,12 @@ def folders(namespace: str) -> list[Path]:
 
 
 def socket_path(folder: Path, shard: int) -> Path:
+    """Where a shard takes all frames but queries."""
     return folder / f"shard-{shard:04}.sock"
+
+
+def queries_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:04}-queries.sock"
 
 
 class RunningShard:

@@ -16,6 +16,9 @@ from typing import cast
 #: Above any frame the limits admit; more means that the bytes are not ours.
 MESSAGE_BYTES_MAX = 1 << 30
 
+#: Of frames that the other side has not read; their senders give up and send others meanwhile.
+UNREAD_BYTES_MAX = 64 << 20
+
 _HEADER = struct.Struct("<II")
 
 #: Takes a reply, once.
@@ -88,8 +91,11 @@ class Connection(_Messages):
 
     async def call(self, frame: bytes) -> bytes:
         """The reply; raises `ConnectionLostError`."""
-        if self._lost:
+        if self._lost or self.transport is None:
             raise ConnectionLostError("the shard's socket is closed")
+        if self.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            self.transport.abort()  # what waits there goes, as if it had been lost on the way
+            raise ConnectionLostError("the shard does not read")
         number = self._next_call = (self._next_call + 1) & 0xFFFFFFFF
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[number] = reply

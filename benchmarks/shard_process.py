@@ -26,6 +26,7 @@ import uvloop
 from aggregator import shard as shard_module
 from aggregator import warm_up, wire
 from aggregator.lane import Lane, QueueLimits
+from aggregator.messages import QUERIES
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
 from aggregator.shard import Shard, ShardSettings
 from persistence.log import Log, Record
@@ -159,6 +160,8 @@ async def _serve(folder: Path) -> None:
             respond(_usage(recovery_cpu_s))
         elif frame == CHECKPOINT:
             tasks.append(asyncio.create_task(checkpoint(respond)))
+        elif frame[:1] == QUERIES:
+            respond(shard.answer(frame))
         else:
             shard.receive(frame, respond)
 

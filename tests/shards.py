@@ -92,9 +92,8 @@ def crash(shard: Shard) -> None:
     """
     if shard._checkpointer is not None:
         shard._checkpointer.kill()
-    if shard._committer is not None and not shard._committer.done():
-        shard._committer.cancel()
-    shard._disk.shutdown()
+    if shard._timer is not None:
+        shard._timer.cancel()
     shard._log.close()
     shard._epoch.close()
     shard._lock.release()

@@ -34,7 +34,7 @@ from aggregator.shard import Shard
 from persistence.directory import DataDirectory, Manifest, read_manifest
 from tests import comparison
 from tests.comparison import facts_of_reference, facts_of_state
-from tests.disk import release_locks
+from tests.disk import KilledError, release_locks
 from tests.facts import Fact
 from tests.shards import Clock, crash, export_pages, facts_kept, settings_of
 
@@ -374,13 +374,14 @@ class Data:
         """
 
         async def send() -> bool:
+            loop = asyncio.get_running_loop()
+            ended = loop.create_future()
+            loop.set_exception_handler(lambda _, context: ended.set_result(context["exception"]))
             sending = asyncio.ensure_future(self.shards[shard].handle(frame))
-            await asyncio.sleep(0)
-            committer = self.shards[shard]._committer
-            assert committer is not None
-            await asyncio.wait({sending, committer}, return_when=asyncio.FIRST_COMPLETED)
-            if committer.done():
-                committer.exception()  # it is known
+            await asyncio.wait({sending, ended}, return_when=asyncio.FIRST_COMPLETED)
+            loop.set_exception_handler(None)
+            if ended.done() and not isinstance(ended.result(), KilledError):
+                raise ended.result()
             return sending.done()
 
         frame = self._frame_of(events, key)

@@ -36,7 +36,7 @@ async def lived(folder: Path) -> AsyncIterator[Shard]:
     await order(shard, 1, MarkCompleted("u", "m"), SetPosition("v", "m", 5_000))
     await send(shard, 3, watch("gone", "m", 0, 50), producer=7)
     await order(shard, 2, Erase("gone"))
-    assert await shard._end_segment()
+    assert shard._end_segment()
     yield shard
     crash(shard)
 
@@ -84,7 +84,7 @@ def test_a_snapshot_and_the_log_after_it_are_enough(tmp_path: Path) -> None:
             await shard._write_beside(5)
             await send(shard, 4, watch("u", "m", 50, 90))
             before = facts_of_state(shard._state)
-            assert await shard._end_segment()
+            assert shard._end_segment()
             await shard._write_beside(6)
         shard = Shard(settings_of(tmp_path), Clock())
         assert shard._snapshot_sequence == 6

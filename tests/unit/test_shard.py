@@ -6,6 +6,7 @@ import os
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aggregator import checkpoint
@@ -13,6 +14,7 @@ from aggregator import shard as shard_module
 from aggregator.checkpoint import Folders, Frozen
 from aggregator.event import Event
 from aggregator.messages import (
+    Answers,
     Applied,
     MoviesQuery,
     ProgressQuery,
@@ -22,6 +24,7 @@ from aggregator.messages import (
     UserQuery,
     decode_reply,
     encode_events,
+    encode_queries,
 )
 from aggregator.shard import Shard
 from persistence import log
@@ -213,10 +216,39 @@ def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_snapshot_holds_what_it_says_while_the_log_runs_ahead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_holds_what_it_says_while_events_come(tmp_path: Path) -> None:
     """A snapshot named by the log's sequence lost the events that were not applied yet."""
+
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        await send(shard, 1, [Event("u", "m", 0.0)])
+        sending = [asyncio.create_task(send(shard, 2, [Event("u", "m", 10.0)]))]
+        await asyncio.sleep(0)
+        checkpointing = asyncio.create_task(shard.checkpoint())
+        # This one is behind the segment that the checkpoint begins.
+        sending.append(asyncio.create_task(send(shard, 3, [Event("u", "m", 20.0)])))
+        await asyncio.gather(checkpointing, *sending)
+        stats = await stats_of(shard)
+        assert stats.log_sequence == 3
+        ahead = stats.log_sequence - stats.snapshot_sequence
+        assert ahead > 0
+        assert len(facts_kept(shard)) == 3
+        before = facts_of_state(shard._state)
+        crash(shard)
+        shard = Shard(settings, Clock())
+        what = f"{3 - ahead} events from the snapshot, {ahead} from the log"
+        assert shard.recovered.startswith(what)
+        assert facts_of_state(shard._state) == before
+        assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 20_000
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_while_the_disk_stalls_queries_are_answered_and_someone_is_warned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     on_disk, go_on = threading.Event(), threading.Event()
     real = os.fdatasync
 
@@ -225,29 +257,36 @@ def test_a_snapshot_holds_what_it_says_while_the_log_runs_ahead(
         on_disk.set()
         assert go_on.wait(20)
 
+    def events_of(shard: Shard) -> int:
+        reply = decode_reply(shard.answer(encode_queries([UserQuery("u")])))
+        assert isinstance(reply, Answers)
+        return int(msgspec.msgpack.decode(reply.answers[0])["events"])
+
+    def look(shard: Shard) -> tuple[int, list[str]]:
+        """From beside the shard's loop, which waits."""
+        try:
+            assert on_disk.wait(20)
+            monkeypatch.setattr(shard_module, "SLOW_SYNC_S", 0.0)
+            for _ in range(2):
+                shard.warn_of_slow_disk()
+            return events_of(shard), [record.getMessage() for record in caplog.records]
+        finally:
+            go_on.set()
+
     async def run() -> None:
-        settings = settings_of(tmp_path)
-        shard = Shard(settings, Clock())
+        shard = Shard(settings_of(tmp_path), Clock())
         await send(shard, 1, [Event("u", "m", 0.0)])
+        shard.warn_of_slow_disk()
+        assert not caplog.records
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", stall)
-            sending = [asyncio.create_task(send(shard, 2, [Event("u", "m", 10.0)]))]
-            await asyncio.to_thread(on_disk.wait, 20)
-            checkpointing = asyncio.create_task(shard.checkpoint())
-            # This one is in the next group, behind the segment that the checkpoint begins.
-            sending.append(asyncio.create_task(send(shard, 3, [Event("u", "m", 20.0)])))
-            await asyncio.sleep(0.01)
-            go_on.set()
-            await asyncio.gather(checkpointing, *sending)
-        stats = await stats_of(shard)
-        assert (stats.log_sequence, stats.snapshot_sequence) == (3, 2)
-        assert len(facts_kept(shard)) == 3
-        before = facts_of_state(shard._state)
-        crash(shard)
-        shard = Shard(settings, Clock())
-        assert shard.recovered.startswith("2 events from the snapshot, 1 from the log")
-        assert facts_of_state(shard._state) == before
-        assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 20_000
+            looking = asyncio.ensure_future(asyncio.to_thread(look, shard))
+            await asyncio.sleep(0)
+            await send(shard, 2, [Event("u", "m", 10.0)])
+        events, (warning,) = await looking
+        assert events == 1
+        assert "takes longer than" in warning
+        assert events_of(shard) == 2
         await shard.close()
 
     asyncio.run(run())
@@ -385,34 +424,6 @@ def test_a_stranger_among_the_segments_is_left_alone(tmp_path: Path) -> None:
     (folder / "notes.log").write_text("not a segment")
     Shard(settings_of(tmp_path), Clock())
     assert (folder / "notes.log").exists()
-
-
-def test_what_waits_for_a_disk_that_stalls_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Senders give frames up and send others, and the shard kept them all."""
-    go_on = threading.Event()
-    monkeypatch.setattr(shard_module, "PENDING_BYTES_MAX", 300)
-
-    def stall(_: int) -> None:
-        assert go_on.wait(20)
-
-    async def run() -> None:
-        shard = Shard(settings_of(tmp_path), Clock())
-        monkeypatch.setattr(os, "fdatasync", stall)
-        waiting = [
-            asyncio.create_task(send(shard, 1, [Event("u", "m", float(n))], producer=n))
-            for n in range(1, 30)
-        ]
-        refused, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        go_on.set()
-        replies = await asyncio.gather(*waiting)
-        assert 0 < len(refused) < len(waiting)
-        assert [type(r) for r in replies].count(Refused) == len(refused)
-        assert isinstance(await send(shard, 1, [Event("u", "m", 1.0)], producer=99), Applied)
-        await shard.close()
-
-    asyncio.run(run())
 
 
 def test_a_frame_that_makes_no_sense_is_refused_and_not_logged(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Frames over the Unix socket."""
 
 import asyncio
+import socket
 import stat
 from pathlib import Path
 
@@ -49,6 +50,29 @@ def test_a_lost_connection_fails_every_call_at_once(tmp_path: Path) -> None:
             await connection.call(b"x")
         stuck.set()
         server.close()
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_a_shard_that_does_not_read_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Senders give frames up and send others while the disk stalls."""
+    monkeypatch.setattr(wire, "UNREAD_BYTES_MAX", 1 << 20)
+    frame = bytes(1 << 18)
+
+    async def run() -> None:
+        path = str(tmp_path / "s.sock")
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.bind(path)
+            deaf.listen()
+            connection = await wire.connect(path)
+            calls = [asyncio.create_task(connection.call(frame)) for _ in range(30)]
+            done, _ = await asyncio.wait(calls, timeout=20)
+            assert done == set(calls)
+            for call in calls:
+                with pytest.raises(ConnectionLostError):
+                    await call
 
     asyncio.run(run())
 

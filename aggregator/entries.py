@@ -96,6 +96,15 @@ def _open(record: Record) -> Encoded | list[Command]:
     return decoded
 
 
+def checked(kind: int, payload: bytes | memoryview) -> Encoded | list[Command]:
+    """As `decode`, with a batch left encoded of which it is known that it can be decoded."""
+    if kind != log.EVENTS:
+        return commands.decode(payload)
+    batch = Encoded.of(payload)
+    batch.check()
+    return batch
+
+
 def joined(chunk: Sequence[Found]) -> Batch:
     """The events of neighbours that `read` gave; raises `DamagedError`."""
     batches = [entry.content for entry in chunk if isinstance(entry.content, Encoded)]

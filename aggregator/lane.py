@@ -18,7 +18,7 @@ import msgspec
 
 from aggregator.commands import Command
 from aggregator.errors import NoAnswerError, OverloadedError, ShardsUnavailableError
-from aggregator.event import Part, to_batch
+from aggregator.event import Part, encode
 from aggregator.gatherer import Gatherer
 from aggregator.messages import (
     Answers,
@@ -144,8 +144,8 @@ class Lane:
             taken = self._take_parts()
             self._sequence += 1
             try:
-                batch = to_batch([waiting.part for waiting in taken])
-                frame = encode_events(self._producer, self._sequence, batch.encode())
+                batch = encode([waiting.part for waiting in taken])
+                frame = encode_events(self._producer, self._sequence, batch)
                 reply = await self._exchange(frame, Applied)
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 if isinstance(error, NoAnswerError):

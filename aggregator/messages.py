@@ -1,9 +1,9 @@
 """What travels between a router and a shard: frames, each answered by a reply.
 
-A frame's first byte is its kind. `EVENTS` and `COMMANDS` are followed by the
-producer and its sequence (u64 each, little-endian) and by an encoded batch or
-array of commands; `QUERIES` by a MessagePack array of queries, `EXPORT` by one
-`ExportRequest`, `HOLD` by one `HoldRequest`, `TABLES` by one `TablesRequest`.
+A frame's first byte is its kind. `EVENTS` and `COMMANDS` are followed by 7 of 0, so
+that what comes then is aligned: the producer and its sequence (u64 each, little-endian),
+and an encoded batch or array of commands; `QUERIES` by a MessagePack array of queries,
+`EXPORT` by one `ExportRequest`, `HOLD` by one `HoldRequest`, `TABLES` by one `TablesRequest`.
 Replies are MessagePack. A producer is one router; it numbers its frames to a shard,
 and sends the same frame again, with the same number, until it has a reply.
 """
@@ -25,8 +25,7 @@ HOLD = b"H"
 QUERIES = b"Q"
 TABLES = b"T"
 
-_PRODUCER = struct.Struct("<QQ")
-_BATCH_START = len(EVENTS) + _PRODUCER.size
+_APPENDED = struct.Struct("<c7xQQ")
 
 Sort = Literal["watch_seconds", "viewers", "views", "completions"]
 
@@ -317,17 +316,17 @@ class ShardStats(msgspec.Struct, frozen=True):
 
 
 def encode_events(producer: int, sequence: int, batch: bytes) -> bytes:
-    return b"".join((EVENTS, _PRODUCER.pack(producer, sequence), batch))
+    return _APPENDED.pack(EVENTS, producer, sequence) + batch
 
 
 def encode_commands(producer: int, sequence: int, batch: list[Command]) -> bytes:
-    return b"".join((COMMANDS, _PRODUCER.pack(producer, sequence), commands.encode(batch)))
+    return _APPENDED.pack(COMMANDS, producer, sequence) + commands.encode(batch)
 
 
 def decode_appended(frame: bytes) -> tuple[int, int, memoryview]:
     """The producer, its sequence and what is encoded in a frame of events or commands."""
-    producer, sequence = _PRODUCER.unpack_from(frame, len(EVENTS))
-    return producer, sequence, memoryview(frame)[_BATCH_START:]
+    _, producer, sequence = _APPENDED.unpack_from(frame)
+    return producer, sequence, memoryview(frame)[_APPENDED.size :]
 
 
 _export = msgspec.msgpack.Decoder(ExportRequest)

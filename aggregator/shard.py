@@ -66,7 +66,7 @@ from aggregator.tables import tables_of
 from aggregator.wire import Respond
 from kernels import watching
 from persistence import log, snapshot
-from persistence.batch import Batch, BatchError
+from persistence.batch import BatchError, Encoded
 from persistence.epoch import Epoch
 from persistence.errors import NotWritableError, PersistenceError
 from persistence.files import FolderLock, make_folder
@@ -117,7 +117,7 @@ class _Append:
     kind: int
     producer: int
     sequence: int
-    content: Batch | list[Command]
+    content: Encoded | list[Command]
     encoded: memoryview
     #: Several, where its sender has sent it again.
     responds: list[Respond]
@@ -170,8 +170,8 @@ class Shard:
         self._retry_at_s: float | None = None
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], _Append] = {}
-        #: Durable and answered, and not counted yet.
-        self._uncounted: list[tuple[Batch, int, NDArray[np.bool_]]] = []
+        #: Durable and answered, and not counted yet: when each was received, and its duplicates.
+        self._uncounted: list[tuple[Encoded, int, NDArray[np.bool_]]] = []
         self._quiet: asyncio.Future[None] | None = None
         #: A turn has been asked for, which comes when the socket has been read.
         self._has_turn = False
@@ -257,7 +257,7 @@ class Shard:
             under_way.responds.append(respond)
             return None
         try:
-            content = entries.decode(kind, encoded)
+            content = entries.checked(kind, encoded)
         except (BatchError, msgspec.MsgspecError) as error:
             return Refused(str(error))
         append = _Append(kind, producer, sequence, content, encoded, [respond])
@@ -283,6 +283,7 @@ class Shard:
         """
         self._has_turn = False
         try:
+            self._log.note_synced()
             with self._guard:
                 self._count_all()
             if self._checkpoint_due_in_s() == 0 and self._end_segment():
@@ -348,10 +349,14 @@ class Shard:
 
     def _count_all(self) -> None:
         """What was answered and is not counted. Hold the guard."""
-        uncounted, self._uncounted = self._uncounted, []
+        if not self._uncounted:
+            return
+        batches, received_ms, duplicate = zip(*self._uncounted, strict=True)
+        self._uncounted = []
         try:
-            for batch, received_ms, duplicate in uncounted:
-                self._lagging.count(batch, received_ms, duplicate)
+            batch = Encoded.join(batches)
+            received = np.repeat(received_ms, list(map(len, batches)))
+            self._lagging.count(batch, received, np.concatenate(duplicate))
         except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
             self._give_up(error)
 
@@ -361,13 +366,15 @@ class Shard:
         self._count_all()
         return self._lagging
 
-    def _apply(self, content: Batch | list[Command], record: Record) -> Applied | Done:
-        without_effect: list[int]
+    def _apply(self, content: Encoded | list[Command], record: Record) -> Applied | Done:
+        without_effect: list[int] = []
         reply: Applied | Done
-        if isinstance(content, Batch):
-            duplicate = self._lagging.find_duplicates(content, record.received_ms)
+        if isinstance(content, Encoded):
+            duplicate = np.zeros(len(content), np.bool_)
+            if content.has_hashes:
+                duplicate = self._lagging.find_duplicates(content.decode(), record.received_ms)
+                without_effect = duplicate.nonzero()[0].tolist()
             self._uncounted.append((content, record.received_ms, duplicate))
-            without_effect = duplicate.nonzero()[0].tolist()
             self._rate.count(len(content))
             reply = Applied(record.received_ms, without_effect)
         else:

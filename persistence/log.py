@@ -18,7 +18,7 @@ Redis' AOF: at the very end of the last segment it is an append that a crash cut
 short, and goes; anywhere else it is damage, and the shard refuses to start.
 
 SYNCED, beside the segments, has the last sequence that was durable. It is written
-after each fdatasync and never synced itself, so it may be behind, and is not ahead. A
+soon after each fdatasync and never synced itself, so it may be behind, and is not ahead. A
 log that ends before it has lost what was acknowledged, and is refused too. Only of
 the very last record a cut is accepted, as it is what a disk that lied about its
 fdatasync leaves.
@@ -117,6 +117,7 @@ class Log:
         self.next_sequence = next_sequence
         make_folder(folder)
         self._synced = NumberFile(folder / SYNCED)
+        self._noted = next_sequence - 1
         try:
             self._descriptor, self._size = self._open_newest()
         except BaseException:
@@ -130,7 +131,8 @@ class Log:
         2. Start a new segment if this one is full.
         3. Write. If that fails, cut back to where it began: `NotWritableError`.
         4. fdatasync. If that fails, nothing is known any more: `SyncFailedError`.
-        5. Note in SYNCED how far the log is durable.
+
+        Call `note_synced` when there is time.
         """
         self._epoch.check()
         encoded = b"".join(record.encode(self._epoch.number) for record in records)
@@ -147,8 +149,14 @@ class Log:
             raise SyncFailedError(f"fdatasync of {self._folder} failed: {error}") from error
         self._size += len(encoded)
         self.next_sequence += len(records)
-        with contextlib.suppress(OSError):  # a note that is behind does no harm
-            self._synced.write(self.next_sequence - 1)
+
+    def note_synced(self) -> None:
+        """Notes in SYNCED how far the log is durable, if that is new."""
+        last = self.next_sequence - 1
+        if last != self._noted:
+            self._noted = last
+            with contextlib.suppress(OSError):  # a note that is behind does no harm
+                self._synced.write(last)
 
     def rotate(self) -> None:
         """Has the next record start a segment; raises `NotWritableError`."""
@@ -171,6 +179,7 @@ class Log:
         return True
 
     def close(self) -> None:
+        self.note_synced()
         os.close(self._descriptor)
         self._synced.close()
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.event import Event, Part, to_batch
+from aggregator.event import FEW_EVENTS, SECONDS_MAX, Event, Part, encode, to_batch
 from aggregator.router import _split, shard_of
 from api.arrow_intake import parse_arrow
 from api.intake import parse_json
@@ -67,6 +67,36 @@ def rows(batch: Batch) -> list[tuple[Any, ...]]:
             strict=True,
         )
     )
+
+
+REQUESTS = st.lists(
+    st.builds(
+        Part,
+        st.lists(
+            st.builds(
+                Event,
+                st.sampled_from(["u", "v", "ü"]),
+                st.sampled_from(["m", "n"]),
+                st.floats(0, SECONDS_MAX),
+                st.none() | st.just("s"),
+                st.none() | st.just("i"),
+                st.none() | st.just(5.0),
+                st.none() | st.just(7.0),
+            )
+            | st.builds(Event, st.text(min_size=1), st.text(min_size=1), st.floats(0, SECONDS_MAX)),
+            min_size=1,
+            max_size=FEW_EVENTS,
+        ),
+        st.none() | st.uuids().map(str),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(REQUESTS)
+def test_a_few_events_are_encoded_as_many_are(parts: list[Part]) -> None:
+    assert encode(parts) == to_batch(parts).encode()
 
 
 @given(batches())

@@ -41,6 +41,11 @@ class _Messages(asyncio.Protocol, ABC):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if not self._received and len(data) >= _HEADER.size:
+            length, call = _HEADER.unpack_from(data)
+            if len(data) == _HEADER.size + length:  # as most do
+                self.message_received(call, data[_HEADER.size :])
+                return
         received = self._received
         received += data
         start = 0

@@ -12,7 +12,9 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -82,6 +84,10 @@ CHECKPOINT_RETRY_S = 30.0
 HOLD_S_MAX = 60.0
 #: An fdatasync that takes longer is worth a warning.
 SLOW_SYNC_S = 1.0
+#: So many events take longer to count than it takes to have another thread do it.
+COUNTED_BESIDE_MIN = 1_000
+#: What is not counted has grown to so many: it is counted before more is answered.
+COUNTED_BESIDE_MAX = 100_000
 #: Of all tables of the state, compressed, in one reply; half of what a message may have.
 TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
@@ -156,7 +162,7 @@ class Shard:
         #: What was found on disk, for people.
         self.recovered = recovered.summary
         #: Of the state and what is not counted in it yet.
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._lagging, self._producers = recovered.state, recovered.producers
         self._received_ms = recovered.received_ms
         self._snapshot_sequence = recovered.snapshot_sequence
@@ -171,7 +177,7 @@ class Shard:
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], _Append] = {}
         #: Durable and answered, and not counted yet: when each was received, and its duplicates.
-        self._uncounted: list[tuple[Encoded, int, NDArray[np.bool_]]] = []
+        self._uncounted: deque[tuple[Encoded, int, NDArray[np.bool_]]] = deque()
         self._quiet: asyncio.Future[None] | None = None
         #: A turn has been asked for, which comes when the socket has been read.
         self._has_turn = False
@@ -180,6 +186,7 @@ class Shard:
         #: When the write that is under way began.
         self._writing_since_s: float | None = None
         self._warned_of_s: float | None = None
+        self._counter = ThreadPoolExecutor(1, "counter")
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointer: Checkpointer | None = None
         self._files = FileAccess()
@@ -240,6 +247,7 @@ class Shard:
             await asyncio.wait([self._checkpointing])
         if self._applied_sequence > self._snapshot_sequence:
             await self.checkpoint()
+        self._counter.shutdown()
         self._log.close()
         self._epoch.close()
         self._lock.release()
@@ -284,8 +292,7 @@ class Shard:
         self._has_turn = False
         try:
             self._log.note_synced()
-            with self._guard:
-                self._count_all()
+            self._count_soon()
             if self._checkpoint_due_in_s() == 0 and self._end_segment():
                 moment = self._applied_sequence, self._received_ms
                 making = self._make_checkpoint(*moment, self._write_beside(moment[0]))
@@ -339,30 +346,38 @@ class Shard:
         finally:
             self._writing_since_s = None
         self._refusal = ""
-        with self._guard:
-            replies = [self._apply(a.content, r) for a, r in zip(group, records, strict=True)]
+        replies = [self._apply(a.content, r) for a, r in zip(group, records, strict=True)]
         for append, reply in zip(group, replies, strict=True):
             self._producers.remember(append.producer, append.sequence, reply)
             self._log_bytes += len(append.encoded)
             self._answer(append, reply)
         self._applied_sequence = records[-1].sequence
 
+    def _count_soon(self) -> None:
+        """Here if it is little, else beside what comes next, which is to be made durable."""
+        events = sum(len(batch) for batch, _, _ in self._uncounted.copy())
+        if COUNTED_BESIDE_MIN <= events <= COUNTED_BESIDE_MAX:
+            self._counter.submit(self._count_all)
+        elif events:
+            self._count_all()
+
     def _count_all(self) -> None:
-        """What was answered and is not counted. Hold the guard."""
-        if not self._uncounted:
-            return
-        batches, received_ms, duplicate = zip(*self._uncounted, strict=True)
-        self._uncounted = []
-        try:
-            batch = Encoded.join(batches)
-            received = np.repeat(received_ms, list(map(len, batches)))
-            self._lagging.count(batch, received, np.concatenate(duplicate))
-        except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
-            self._give_up(error)
+        """What was answered and is not counted."""
+        with self._guard:
+            uncounted = [self._uncounted.popleft() for _ in range(len(self._uncounted))]
+            if not uncounted:
+                return
+            batches, received_ms, duplicate = zip(*uncounted, strict=True)
+            try:
+                batch = Encoded.join(batches)
+                received = np.repeat(received_ms, list(map(len, batches)))
+                self._lagging.count(batch, received, np.concatenate(duplicate))
+            except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
+                self._give_up(error)
 
     @property
     def _state(self) -> State:
-        """With all counted that was answered. Hold the guard."""
+        """With all counted that was answered. Hold the guard while it must not change."""
         self._count_all()
         return self._lagging
 
@@ -378,7 +393,8 @@ class Shard:
             self._rate.count(len(content))
             reply = Applied(record.received_ms, without_effect)
         else:
-            reply = carry_out(self._state, content, record.received_ms)
+            with self._guard:
+                reply = carry_out(self._state, content, record.received_ms)
             without_effect = [i for i, o in enumerate(reply.outcomes) if o.status != "done"]
             self._erasing += erases_in(record.sequence, record.received_ms, content)
         if without_effect:

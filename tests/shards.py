@@ -94,6 +94,7 @@ def crash(shard: Shard) -> None:
         shard._checkpointer.kill()
     if shard._timer is not None:
         shard._timer.cancel()
+    shard._counter.shutdown()
     shard._log.close()
     shard._epoch.close()
     shard._lock.release()

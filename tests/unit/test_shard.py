@@ -43,6 +43,13 @@ from tests.shards import (
 )
 
 
+def events_of(shard: Shard, user: str) -> int:
+    """Asked in this thread, whichever it is."""
+    reply = decode_reply(shard.answer(encode_queries([UserQuery(user)])))
+    assert isinstance(reply, Answers)
+    return int(msgspec.msgpack.decode(reply.answers[0])["events"])
+
+
 def test_what_was_acknowledged_survives_a_crash(tmp_path: Path) -> None:
     async def run() -> None:
         settings = settings_of(tmp_path, segment_bytes=4096)
@@ -257,11 +264,6 @@ def test_while_the_disk_stalls_queries_are_answered_and_someone_is_warned(
         on_disk.set()
         assert go_on.wait(20)
 
-    def events_of(shard: Shard) -> int:
-        reply = decode_reply(shard.answer(encode_queries([UserQuery("u")])))
-        assert isinstance(reply, Answers)
-        return int(msgspec.msgpack.decode(reply.answers[0])["events"])
-
     def look(shard: Shard) -> tuple[int, list[str]]:
         """From beside the shard's loop, which waits."""
         try:
@@ -269,7 +271,7 @@ def test_while_the_disk_stalls_queries_are_answered_and_someone_is_warned(
             monkeypatch.setattr(shard_module, "SLOW_SYNC_S", 0.0)
             for _ in range(2):
                 shard.warn_of_slow_disk()
-            return events_of(shard), [record.getMessage() for record in caplog.records]
+            return events_of(shard, "u"), [record.getMessage() for record in caplog.records]
         finally:
             go_on.set()
 
@@ -286,7 +288,51 @@ def test_while_the_disk_stalls_queries_are_answered_and_someone_is_warned(
         events, (warning,) = await looking
         assert events == 1
         assert "takes longer than" in warning
-        assert events_of(shard) == 2
+        assert events_of(shard, "u") == 2
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_what_was_answered_is_counted_for_whoever_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large batches are counted in a thread, small ones between others, and questions come beside.
+
+    One that comes after an answer knows of what was answered.
+    """
+    monkeypatch.setattr(shard_module, "COUNTED_BESIDE_MIN", 100)
+    monkeypatch.setattr(shard_module, "COUNTED_BESIDE_MAX", 300)
+    acknowledged, ended = [0], threading.Event()
+
+    def look(shard: Shard) -> list[tuple[int, int]]:
+        seen = []
+        while not ended.is_set():
+            before = acknowledged[0]
+            seen.append((before, events_of(shard, "u")))
+        return seen
+
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        await send(shard, 1, [Event("u", "m", 0.0)])
+        acknowledged[0] = 1
+        looking = asyncio.ensure_future(asyncio.to_thread(look, shard))
+        for sequence in range(2, 200):
+            size = (1, 99, 150, 400)[sequence % 4]
+            await send(shard, sequence, [Event("u", f"m{n}", 1.0) for n in range(size)])
+            acknowledged[0] += size
+            if sequence % 16 == 0:
+                assert events_of(shard, "u") == acknowledged[0]
+        ended.set()
+        seen = await looking
+        assert len(seen) > 10
+        assert all(before <= events for before, events in seen)
+        before = facts_of_state(shard._state)
+        crash(shard)
+        shard = Shard(settings, Clock())
+        assert facts_of_state(shard._state) == before
+        assert events_of(shard, "u") == acknowledged[0]
         await shard.close()
 
     asyncio.run(run())

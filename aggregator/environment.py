@@ -14,6 +14,7 @@ _ALWAYS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_enable_open_telemetry": "0",
+    "OPENBLAS_NUM_THREADS": "1",  # numpy would have a thread a core in each process, for nothing
 }
 _EMBEDDED = {
     "RAY_AUTH_MODE": "token",

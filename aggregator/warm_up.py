@@ -6,6 +6,7 @@ from aggregator import erasure
 from aggregator.answers import history, progress_of, retention
 from aggregator.rules import WATCHING_NOW_MS, Rules
 from aggregator.state import State
+from kernels.compiler import loading
 from kernels.watching import MERGED_FROM
 from persistence.batch import Batch
 from persistence.strings import Strings
@@ -13,6 +14,7 @@ from persistence.strings import Strings
 _NOW_MS = 1_000_000_000_000
 
 
+@loading()
 def warm_up() -> None:
     """Has each kernel of a state work once, on a state that is thrown away."""
     state = State(Rules())

@@ -4,9 +4,11 @@ numba looks for changes only in the file of the function that is called, not in 
 that it calls; so what it made is kept in a folder named after all sources of this one.
 """
 
+import contextlib
+import gc
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,6 +63,16 @@ def inlined(function: F) -> F:
     """As `kernel`, for what other kernels call."""
     compiled: F = numba.njit(inline="never", error_model="numpy")(function)
     return compiled
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """While kernels are loaded: what makes them up stays, so no one looks for what may go."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def frozen(array: NDArray[T]) -> NDArray[T]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from tests.playhead import COMMAND, Playhead
@@ -30,6 +31,7 @@ def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_pat
     sender.start()
     while counted["all"] < 1000:
         assert sender.is_alive()
+        time.sleep(0.05)
     counted["before"] = counted["all"]
     copied = run("backup", tmp_path / "copy", "--data-dir", playhead.data_dir)
     assert copied.returncode == 0, copied.stderr

@@ -4,17 +4,15 @@ import asyncio
 import gc
 import logging
 import os
-import threading
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import ray
-import uvloop
 
 from aggregator import lifeline, warm_up, wire
+from aggregator.description import Description
+from aggregator.loop_thread import LoopThread
 from aggregator.messages import QUERIES, Refused
 from aggregator.shard import SLOW_SYNC_S, SWIFT, Shard, ShardSettings
 from aggregator.sockets import queries_path, socket_path
@@ -24,34 +22,8 @@ from persistence.errors import PersistenceError
 #: Between attempts to recover a shard that could not.
 RETRY_S = 5.0
 
-T = TypeVar("T")
-
 _encoder = msgspec.msgpack.Encoder()
 _logger = logging.getLogger(__name__)
-
-
-class Description(msgspec.Struct, frozen=True):
-    """Where a shard is and how it came up. `failure` says why it does not serve, if so."""
-
-    shard: int
-    node_id: str
-    pid: int
-    socket_path: str
-    queries_path: str
-    recovered: str
-    failure: str | None
-
-
-class LoopThread:
-    """An event loop in a thread of its own, which ends with the process."""
-
-    def __init__(self, name: str) -> None:
-        self._loop = uvloop.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name=name, daemon=True).start()
-
-    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What it returns or raises there; call this from another loop."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
 
 class ShardActor:

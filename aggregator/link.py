@@ -21,7 +21,7 @@ from tenacity import (
 )
 
 from aggregator import wire
-from aggregator.actor import Description
+from aggregator.description import Description
 from aggregator.errors import ShardsUnavailableError
 from aggregator.messages import QUERIES
 from aggregator.wire import Connection

@@ -19,8 +19,8 @@ from typing import NoReturn
 
 import msgspec
 
-from aggregator.actor import Description
 from aggregator.cluster import Cluster, HeadLostError
+from aggregator.description import Description
 from aggregator.regeneration import regenerate
 from aggregator.shard import ShardSettings
 from aggregator.sockets import namespace_of

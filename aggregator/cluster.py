@@ -78,7 +78,7 @@ class Membership(msgspec.Struct, frozen=True):
 class Cluster:
     """The main process' hold on Ray and the shards."""
 
-    def __init__(self, address: str | None, namespace: str) -> None:
+    def __init__(self, address: str | None, namespace: str, shards: int) -> None:
         """Starts Ray here, or joins the cluster at `address`; `environment` comes before."""
         if address is not None:
             _check_reachable(address)
@@ -93,7 +93,7 @@ class Cluster:
                 address=address or "local",
                 namespace=namespace,
                 log_to_driver=True,  # what shards have to say belongs in the server's log
-                **({} if address else self._local_options()),
+                **({} if address else self._local_options(shards)),
             )
         except BaseException:
             self.stop()
@@ -101,8 +101,9 @@ class Cluster:
         if address is None:
             self._head = _open_head()
 
-    def _local_options(self) -> dict[str, Any]:
+    def _local_options(self, shards: int) -> dict[str, Any]:
         return {
+            "num_cpus": shards,  # so many processes wait for actors; by default, one a core
             "_node_ip_address": "127.0.0.1",
             "_temp_dir": str(self._runtime_folder / "ray"),  # Ray opens it to everyone
             "include_dashboard": False,

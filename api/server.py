@@ -63,7 +63,7 @@ def serve(settings: Settings) -> None:
             split_anew(directory, settings)
         listening = cleanup.enter_context(inherited() or bind(settings.host, settings.port))
         _logger.info("playhead %s, data in %s", __version__, directory.path)
-        cluster = start_cluster(settings.ray_address, namespace_of(directory.manifest.id))
+        cluster = start_cluster(settings.ray_address, directory)
         cleanup.callback(cluster.stop)
         stopping.check()
         shards = shard_settings(settings, directory)
@@ -151,10 +151,11 @@ def split_anew(directory: DataDirectory, settings: Settings) -> None:
     regenerate(directory, shards, settings.rules(), settings.hours_kept_days, tell)
 
 
-def start_cluster(address: str | None, namespace: str) -> Cluster:
+def start_cluster(address: str | None, directory: DataDirectory) -> Cluster:
     """Raises `StartError`."""
+    manifest = directory.manifest
     try:
-        return Cluster(address, namespace)
+        return Cluster(address, namespace_of(manifest.id), manifest.shards)
     except Exception as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
         raise StartError(f"cannot start on {where}: {error}") from error

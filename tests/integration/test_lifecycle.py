@@ -164,10 +164,9 @@ def test_stopped_under_load_it_finishes_what_it_has(playhead: Playhead) -> None:
     assert len(accepted) > 100
 
 
-def test_a_second_one_on_the_same_data_is_refused(playhead: Playhead) -> None:
-    playhead.start()
+def test_a_second_one_on_the_same_data_is_refused(server: Playhead) -> None:
     second = subprocess.run(
-        [COMMAND, "serve", "--port", "0", "--data-dir", playhead.data_dir],
+        [COMMAND, "serve", "--port", "0", "--data-dir", server.data_dir],
         capture_output=True,
         text=True,
         timeout=60,
@@ -177,7 +176,7 @@ def test_a_second_one_on_the_same_data_is_refused(playhead: Playhead) -> None:
     assert second.returncode == 1
     assert "held by another process" in second.stderr
     assert "Traceback" not in second.stderr
-    assert playhead.get("/readyz").status_code == 200
+    assert server.get("/readyz").status_code == 200
 
 
 def refuse(*flags: str | Path, **environment: str) -> str:
@@ -268,14 +267,15 @@ def holds(process: psutil.Process, path: Path) -> bool:
     return str(path) in {file.path for file in process.open_files()}
 
 
-def test_the_sockets_of_the_shards_are_their_owners_alone(playhead: Playhead) -> None:
-    playhead.start()
-    (shard,) = playhead.children("ShardActor")
-    addresses = {str(connection.laddr) for connection in shard.net_connections("unix")}
-    sockets = [Path(address) for address in addresses if "shard-" in address]
-    assert sockets
-    for path in sockets:
-        assert path.parent.stat().st_mode & 0o077 == 0
+def test_the_sockets_of_the_shards_are_their_owners_alone(server: Playhead) -> None:
+    shards = server.children("ShardActor")
+    assert len(shards) == 2
+    for shard in shards:
+        addresses = {str(connection.laddr) for connection in shard.net_connections("unix")}
+        sockets = [Path(address) for address in addresses if "shard-" in address]
+        assert sockets
+        for path in sockets:
+            assert path.parent.stat().st_mode & 0o077 == 0
 
 
 def test_slow_clients_are_cut_and_others_served(playhead: Playhead) -> None:
@@ -317,9 +317,8 @@ def test_past_a_number_of_connections_no_more_are_taken(playhead: Playhead) -> N
     assert playhead.get("/healthz").status_code == 200
 
 
-def test_it_listens_on_loopback_alone(playhead: Playhead) -> None:
-    playhead.start()
-    family = [psutil.Process(playhead.pid), *psutil.Process(playhead.pid).children(recursive=True)]
+def test_it_listens_on_loopback_alone(server: Playhead) -> None:
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     listening = {
         connection.laddr.ip
         for process in family

@@ -16,11 +16,9 @@ from api import (
     users,
     watching,
 )
+from api.orders import GRACE_S
 from api.problems import ProblemHandler
 from api.settings import Settings
-
-#: How long requests under way may go on when the server stops.
-GRACE_S = 3.0
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:

@@ -21,13 +21,11 @@ import msgspec
 
 from aggregator.cluster import Cluster, HeadLostError
 from aggregator.description import Description
-from aggregator.regeneration import regenerate
 from aggregator.shard import ShardSettings
 from aggregator.sockets import namespace_of
 from api import __version__, stopping
-from api.app import GRACE_S
+from api.orders import BACKLOG, GRACE_S, READY, Orders
 from api.settings import Settings
-from api.worker import BACKLOG, READY, Orders
 from persistence.directory import DataDirectory
 
 #: A worker of the server before this one may still hold the port for a moment.
@@ -137,6 +135,8 @@ def open_directory(settings: Settings) -> DataDirectory:
 
 def split_anew(directory: DataDirectory, settings: Settings) -> None:
     """Makes as many shards of the data as are asked for now."""
+    from aggregator.regeneration import regenerate  # noqa: PLC0415 - seldom needed, and large
+
     shards = settings.shards
     assert shards is not None
     _logger.info("splitting %d shards into %d", directory.manifest.shards, shards)

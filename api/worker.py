@@ -23,26 +23,17 @@ from aggregator.link import ShardLink, node_id
 from aggregator.router import Router
 from api.app import create_app
 from api.logs import configure
+from api.orders import BACKLOG, READY, Orders
 from api.protocol import BoundedProtocol
 from api.settings import Settings
 from api.warm_up import warm_up
 
-READY = b"ready\n"
 #: What a worker ends with whose server has gone.
 EXIT_ORPHANED = 1
 #: From Sanic's last start listener to its loop running for good, amply.
 SETTLING_S = 0.05
 #: Objects made, less those gone again, before the collector looks for cycles; Python's is 700.
 GC_THRESHOLD = 20_000
-#: Connections that may wait to be accepted.
-BACKLOG = 1024
-
-
-class Orders(msgspec.Struct, frozen=True):
-    """The line on standard input; `settings` is the JSON of `Settings`."""
-
-    settings: str
-    membership: Membership
 
 
 def main() -> None:

@@ -3,19 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from aggregator.errors import NoAnswerError, OverloadedError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-
-
-@dataclass(slots=True)
-class _Waiting(Generic[Item, Answer]):
-    item: Item
-    answer: asyncio.Future[Answer]
 
 
 class Gatherer(Generic[Item, Answer]):
@@ -34,18 +27,19 @@ class Gatherer(Generic[Item, Answer]):
         self._exchange = exchange
         self._together_max = together_max
         self._waiting_max = waiting_max
-        self._waiting: deque[_Waiting[Item, Answer]] = deque()
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._came = asyncio.Event()
-        self._task = asyncio.create_task(self._run())
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run())
 
     async def ask(self, item: Item) -> Answer:
         """The answer to `item`. Raises `NoAnswerError`."""
         if len(self._waiting) >= self._waiting_max:
             raise OverloadedError(f"{len(self._waiting)} requests wait for a shard")
-        waiting = _Waiting[Item, Answer](item, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting.append((item, answer))
         self._came.set()
-        return await waiting.answer
+        return await answer
 
     async def close(self) -> None:
         self._task.cancel()
@@ -59,17 +53,17 @@ class Gatherer(Generic[Item, Answer]):
             if not self._waiting:
                 self._came.clear()
             try:
-                answers = await self._exchange([waiting.item for waiting in taken])
+                answers = await self._exchange([item for item, _ in taken])
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 if isinstance(error, NoAnswerError):
                     # What waits for a shard that is away has waited enough.
                     taken += self._waiting
                     self._waiting.clear()
                     self._came.clear()
-                for waiting in taken:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
+                for _, waiting in taken:
+                    if not waiting.done():
+                        waiting.set_exception(error)
             else:
-                for waiting, answer in zip(taken, answers, strict=True):
-                    if not waiting.answer.done():
-                        waiting.answer.set_result(answer)
+                for (_, waiting), answer in zip(taken, answers, strict=True):
+                    if not waiting.done():
+                        waiting.set_result(answer)

@@ -333,6 +333,21 @@ _export = msgspec.msgpack.Decoder(ExportRequest)
 _hold = msgspec.msgpack.Decoder(HoldRequest)
 _tables = msgspec.msgpack.Decoder(TablesRequest)
 _queries = msgspec.msgpack.Decoder(list[Query])
+#: Made once, as each has to look at its type.
+_answers: dict[type[Query], msgspec.msgpack.Decoder[Any]] = {
+    query: msgspec.msgpack.Decoder(answer)
+    for query, answer in (
+        (ProgressQuery, Progress | None),
+        (UserQuery, UserTotals | None),
+        (HistoryQuery, HistoryPage | None),
+        (ContinueQuery, list[Listed] | None),
+        (MoviesQuery, list[MovieTotals]),
+        (RetentionQuery, Retention | None),
+        (HoursQuery, bytes | None),
+        (TopQuery, list[Ranked]),
+        (StatsQuery, ShardStats),
+    )
+}
 _reply: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Reply)
 
 
@@ -342,6 +357,11 @@ def encode_queries(queries: list[Query]) -> bytes:
 
 def decode_queries(frame: bytes) -> list[Query]:
     return _queries.decode(memoryview(frame)[len(QUERIES) :])
+
+
+def decode_answer(query: Query, encoded: bytes) -> Any:
+    """What the query's class says; None for what was never seen."""
+    return _answers[type(query)].decode(encoded)
 
 
 def encode_export(request: ExportRequest) -> bytes:

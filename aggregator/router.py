@@ -36,6 +36,7 @@ from aggregator.messages import (
     TopQuery,
     UserQuery,
     UserTotals,
+    decode_answer,
 )
 from kernels.batches import hash_names
 from persistence.batch import Batch
@@ -123,21 +124,19 @@ class Router:
         await _all(lane.command(command) for lane in self._lanes)
 
     async def progress(self, user: str, slug: str) -> Progress | None:
-        answer: Progress | None = await self._ask_about(
-            user, ProgressQuery(user, slug), Progress | None
-        )
+        answer: Progress | None = await self._ask_about(user, ProgressQuery(user, slug))
         return answer
 
     async def user(self, user: str) -> UserTotals | None:
-        answer: UserTotals | None = await self._ask_about(user, UserQuery(user), UserTotals | None)
+        answer: UserTotals | None = await self._ask_about(user, UserQuery(user))
         return answer
 
     async def history(self, query: HistoryQuery) -> HistoryPage | None:
-        answer: HistoryPage | None = await self._ask_about(query.user, query, HistoryPage | None)
+        answer: HistoryPage | None = await self._ask_about(query.user, query)
         return answer
 
     async def continue_list(self, query: ContinueQuery) -> list[Listed] | None:
-        answer: list[Listed] | None = await self._ask_about(query.user, query, list[Listed] | None)
+        answer: list[Listed] | None = await self._ask_about(query.user, query)
         return answer
 
     async def export(self, request: ExportRequest) -> Exported:
@@ -145,7 +144,7 @@ class Router:
 
     async def movies(self, slugs: list[str]) -> dict[str, MovieTotals]:
         """The totals over all shards of those movies that any has seen."""
-        parts = await self._ask_all(MoviesQuery(slugs), list[MovieTotals])
+        parts: list[list[MovieTotals]] = await self._ask_all(MoviesQuery(slugs))
         totals: dict[str, MovieTotals] = {}
         for movie in (movie for part in parts for movie in part):
             known = totals.get(movie.slug)
@@ -154,7 +153,7 @@ class Router:
 
     async def retention(self, slug: str) -> tuple[Int64s, Int64s] | None:
         """Viewers and plays of each bucket; None for a movie that no shard knows."""
-        parts: list[Retention | None] = await self._ask_all(RetentionQuery(slug), Retention | None)
+        parts: list[Retention | None] = await self._ask_all(RetentionQuery(slug))
         known = [part for part in parts if part is not None]
         if not known:
             return None
@@ -164,7 +163,7 @@ class Router:
 
     async def hours(self, query: HoursQuery) -> Int64s | None:
         """Watch time of each hour; None for a movie that no shard knows."""
-        parts: list[bytes | None] = await self._ask_all(query, bytes | None)
+        parts: list[bytes | None] = await self._ask_all(query)
         known = [part for part in parts if part is not None]
         return _add_up(known) if known else None
 
@@ -178,14 +177,14 @@ class Router:
         """
         wanted = query.limit
         while True:
-            lists: list[list[Ranked]] = await self._ask_all(query, list[Ranked])
+            lists: list[list[Ranked]] = await self._ask_all(query)
             if self.shards == 1:
                 return lists[0]
             last = [ranked[-1] for ranked in lists if len(ranked) == query.limit]
             unlisted_max = sum(movie.value for movie in last)
             first_unlisted = min((movie.slug for movie in last), default="")
             slugs = list({movie.slug for ranked in lists for movie in ranked})
-            exact = await self._ask_all(msgspec.structs.replace(query, slugs=slugs), list[Ranked])
+            exact = await self._ask_all(msgspec.structs.replace(query, slugs=slugs))
             result = _rank(exact)[:wanted]
             end = result[-1] if len(result) == wanted else Ranked("", -1)
             # At a tie, what a shard did not list comes behind the last slug that it did.
@@ -194,15 +193,18 @@ class Router:
             query = msgspec.structs.replace(query, limit=query.limit * 4)
 
     async def stats(self) -> list[ShardStats]:
-        return await self._ask_all(StatsQuery(), ShardStats)
+        return await self._ask_all(StatsQuery())
 
     async def stats_of_each(self, timeout_s: float) -> list[ShardStats | NoAnswerError]:
         """By shard, its statistics, or why there are none by then."""
 
+        query = StatsQuery()
+
         async def ask(lane: Lane) -> ShardStats | NoAnswerError:
             try:
                 async with asyncio.timeout(timeout_s):
-                    return msgspec.msgpack.decode(await lane.ask(StatsQuery()), type=ShardStats)
+                    stats: ShardStats = decode_answer(query, await lane.ask(query))
+                    return stats
             except TimeoutError:
                 return ShardsUnavailableError({lane.shard: f"no reply within {timeout_s:g} s"})
             except NoAnswerError as error:
@@ -213,15 +215,17 @@ class Router:
     async def close(self) -> None:
         await asyncio.gather(*(lane.close() for lane in self._lanes))
 
-    async def _ask_about(self, user: str, query: Query, answer: Any) -> Any:
-        return msgspec.msgpack.decode(await self._lane_of(user).ask(query), type=answer)
+    async def _ask_about(self, user: str, query: Query) -> Any:
+        return decode_answer(query, await self._lane_of(user).ask(query))
 
     def _lane_of(self, user: str) -> Lane:
         return self._lanes[shard_of(user, self.shards)]
 
-    async def _ask_all(self, query: Query, answer: Any) -> list[Any]:
+    async def _ask_all(self, query: Query) -> list[Any]:
+        if len(self._lanes) == 1:
+            return [decode_answer(query, await self._lanes[0].ask(query))]
         encoded = await _all(lane.ask(query) for lane in self._lanes)
-        return [msgspec.msgpack.decode(one, type=answer) for one in encoded]
+        return [decode_answer(query, one) for one in encoded]
 
 
 async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:

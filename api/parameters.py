@@ -23,10 +23,12 @@ T = TypeVar("T")
 
 def name_of(parameter: str, segment: str) -> str:
     """The user or slug in a percent-encoded path segment."""
-    try:
-        name = unquote_to_bytes(segment).decode()
-    except UnicodeDecodeError as error:
-        raise bad_request(f"{parameter}: the path is not UTF-8") from error
+    name = segment
+    if "%" in segment:
+        try:
+            name = unquote_to_bytes(segment).decode()
+        except UnicodeDecodeError as error:
+            raise bad_request(f"{parameter}: the path is not UTF-8") from error
     if len(name.encode()) > NAME_BYTES_MAX:
         raise bad_request(f"{parameter}: has more than {NAME_BYTES_MAX} bytes")
     return name

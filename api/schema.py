@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -188,14 +189,19 @@ class PositionAnswer(msgspec.Struct, frozen=True):
 
 def seconds(ms: int) -> Seconds:
     """Whole seconds as an integer."""
-    whole, rest = divmod(ms, 1000)
-    return ms / 1000 if rest else whole
+    return ms / 1000 if ms % 1000 else ms // 1000
 
 
 def time_of(unix_ms: int) -> str:
     """RFC 3339 in UTC, to the millisecond."""
-    moment = _EPOCH + timedelta(milliseconds=unix_ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    minute, ms = divmod(unix_ms, 60_000)
+    return f"{_minute(minute)}:{ms // 1000:02}.{ms % 1000:03}Z"
+
+
+@lru_cache(maxsize=1 << 13)
+def _minute(number: int) -> str:
+    """Without seconds; answers that are near in time have it in common."""
+    return (_EPOCH + timedelta(minutes=number)).isoformat(timespec="minutes")[:-6]
 
 
 def progress_answer(user: str, slug: str, progress: Progress) -> ProgressAnswer:

@@ -1,11 +1,13 @@
 """What a shard's state says to a query."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from heapq import nsmallest
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from aggregator.messages import (
@@ -42,19 +44,37 @@ _COLUMN_OF: dict[Sort, str] = {
 }
 
 
+class _Page(NamedTuple):
+    """The rows of pairs in a part of a user's list, and the place where it goes on."""
+
+    rows: Int64s
+    next: Place | None = None
+
+
 class View:
     """A state at a moment by the shard's clock, for all queries that are answered together."""
 
     def __init__(self, state: State, now_ms: int) -> None:
         self.state = state
         self.now_ms = now_ms
+        self._together: dict[type[Query], Callable[[Any], list[Any]]] = {
+            ProgressQuery: self._progress,
+            HistoryQuery: self._histories,
+            ContinueQuery: self._continue_lists,
+        }
 
     def answer_all(self, queries: Sequence[Query]) -> list[Any]:
-        """As `answer`, for several; what most ask for, progress, is looked up all at once."""
-        of_pairs = [query for query in queries if isinstance(query, ProgressQuery)]
-        progress = iter(self._progress(of_pairs) if of_pairs else ())
+        """The answers that `messages` names beside the queries; None for what was never seen.
+
+        What is said of pairs is looked up for all queries of a kind at once.
+        """
+        kinds = self._together.keys() & set(map(type, queries))
+        answers = {
+            kind: iter(self._together[kind]([query for query in queries if type(query) is kind]))
+            for kind in kinds
+        }
         return [
-            next(progress) if isinstance(query, ProgressQuery) else self.answer(query)
+            next(answers[type(query)]) if type(query) in kinds else self._answer(query)
             for query in queries
         ]
 
@@ -65,18 +85,22 @@ class View:
         known = iter(progresses_of(self.state, rows[rows != NONE]))
         return [None if row == NONE else next(known) for row in rows.tolist()]
 
-    def answer(self, query: Query) -> Any:
-        """The answer that `messages` names beside the query; None for what was never seen."""
+    def _histories(self, queries: list[HistoryQuery]) -> list[HistoryPage | None]:
+        return _histories(
+            self.state,
+            [_history(self.state, query.user, query.limit, query.after) for query in queries],
+        )
+
+    def _continue_lists(self, queries: list[ContinueQuery]) -> list[list[Listed] | None]:
+        return _listed(
+            self.state, [_to_continue(self.state, query.user, query.limit) for query in queries]
+        )
+
+    def _answer(self, query: Query) -> Any:
         state = self.state
         match query:
-            case ProgressQuery():
-                return self._progress([query])[0]
             case UserQuery(user):
                 return user_totals(state, user)
-            case HistoryQuery(user, limit, after):
-                return history(state, user, limit, after)
-            case ContinueQuery(user, limit):
-                return continue_list(state, user, limit)
             case MoviesQuery(slugs):
                 return movie_totals(state, slugs, self.watching_now)
             case TopQuery():
@@ -141,6 +165,15 @@ def _resume_ms(state: State, latest_ms: Int64s, duration_ms: Int64s) -> Int64s:
 
 def history(state: State, user: str, limit: int, after: Place | None) -> HistoryPage | None:
     """A page of the user's movies, newest first."""
+    return _histories(state, [_history(state, user, limit, after)])[0]
+
+
+def continue_list(state: State, user: str, limit: int) -> list[Listed] | None:
+    """What the user can go on with, newest first."""
+    return _listed(state, [_to_continue(state, user, limit)])[0]
+
+
+def _history(state: State, user: str, limit: int, after: Place | None) -> _Page | None:
     rows = state.pair_rows(user)
     if not len(rows):
         return None
@@ -154,21 +187,20 @@ def history(state: State, user: str, limit: int, after: Place | None) -> History
         next_place = Place(
             int(state.pairs["latest_t"][last]), int(state.pairs["latest_order"][last])
         )
-    return HistoryPage(_listed(state, page), next_place)
+    return _Page(page, next_place)
 
 
-def continue_list(state: State, user: str, limit: int) -> list[Listed] | None:
-    """What the user can go on with, newest first."""
+def _to_continue(state: State, user: str, limit: int) -> _Page | None:
     rows = state.pair_rows(user)
     if not len(rows):
         return None
     if state.rules.credit == "duration":
-        return []
+        return _Page(rows[:0])
     pairs = state.pairs
     resume_ms = _resume_ms(state, pairs["latest_ms"][rows], state.durations_ms(rows))
     finished = (pairs["completed_t"][rows] != NONE) & ~pairs["begun_again"][rows]
     rows = rows[(resume_ms > 0) & ~pairs["hidden"][rows] & ~finished]
-    return _listed(state, _newest(state, rows, limit))
+    return _Page(_newest(state, rows, limit))
 
 
 def _newest(state: State, rows: Int64s, limit: int) -> Int64s:
@@ -181,9 +213,22 @@ def _newest(state: State, rows: Int64s, limit: int) -> Int64s:
     return rows[order[:limit]]
 
 
-def _listed(state: State, rows: Int64s) -> list[Listed]:
-    slugs = [state.movie_names[code] for code in state.pairs["movie"][rows].tolist()]
-    return list(map(Listed, slugs, progresses_of(state, rows)))
+def _histories(state: State, pages: Sequence[_Page | None]) -> list[HistoryPage | None]:
+    return [
+        None if page is None or movies is None else HistoryPage(movies, page.next)
+        for page, movies in zip(pages, _listed(state, pages), strict=True)
+    ]
+
+
+def _listed(state: State, pages: Sequence[_Page | None]) -> list[list[Listed] | None]:
+    """What is on each page."""
+    known = [page.rows for page in pages if page is not None]
+    if not known:
+        return [None] * len(pages)
+    rows = np.concatenate(known)
+    slugs = state.movie_names.to_arrow().take(pa.array(state.pairs["movie"][rows])).to_pylist()
+    movies = map(Listed, slugs, progresses_of(state, rows))
+    return [None if page is None else [*islice(movies, len(page.rows))] for page in pages]
 
 
 def user_totals(state: State, user: str) -> UserTotals | None:

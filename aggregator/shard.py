@@ -563,11 +563,11 @@ class Shard:
     def _answer_all(self, queries: list[Query]) -> list[msgspec.Raw]:
         view = View(self._state, self._now_ms())
         about_state = [query for query in queries if not isinstance(query, StatsQuery)]
-        answers = iter(view.answer_all(about_state))
+        answers = map(_encoder.encode, view.answer_all(about_state))
+        # Those who ask for statistics together share them.
+        stats = _encoder.encode(self._stats()) if len(about_state) < len(queries) else b""
         return [
-            msgspec.Raw(
-                _encoder.encode(self._stats() if isinstance(query, StatsQuery) else next(answers))
-            )
+            msgspec.Raw(stats if isinstance(query, StatsQuery) else next(answers))
             for query in queries
         ]
 

@@ -178,7 +178,9 @@ class State:
         """By movie, the streams whose last event is at most a minute old."""
         watching = np.zeros(len(self.movies), np.int64)
         listed = self._listed[: self._listed_count]
-        lists.count_live(self.tables, listed, now_ms - WATCHING_NOW_MS, watching)
+        live = lists.count_live(self.tables, listed, now_ms - WATCHING_NOW_MS, watching)
+        if 2 * live < self._listed_count:  # else each question would go through all of them
+            self.unlist(now_ms)
         return watching
 
     def add_pair(self, user: str, slug: str) -> int:

@@ -1,0 +1,62 @@
+"""What a state says to queries that are answered together."""
+
+from aggregator.answers import View
+from aggregator.event import Event, Part, to_batch
+from aggregator.messages import (
+    ContinueQuery,
+    HistoryPage,
+    HistoryQuery,
+    Place,
+    ProgressQuery,
+    Query,
+    UserQuery,
+)
+from aggregator.rules import WATCHING_NOW_MS, Rules
+from aggregator.state import State
+from tests.shards import NOW_MS
+
+
+def state_of(*events: Event) -> State:
+    state = State(Rules())
+    for later, event in enumerate(events):
+        state.apply(to_batch([Part([event])]), NOW_MS + later)
+    return state
+
+
+def test_queries_of_all_kinds_get_the_answers_that_each_gets_alone() -> None:
+    state = state_of(
+        Event("u", "a", 50.0), Event("v", "b", 60.0), Event("u", "c", 70.0), Event("u", "d", 0.0)
+    )
+    queries: list[Query] = [
+        HistoryQuery("u", 2),
+        ProgressQuery("u", "a"),
+        UserQuery("v"),
+        HistoryQuery("?", 2),
+        ContinueQuery("u", 5),
+        ProgressQuery("u", "b"),
+        HistoryQuery("u", 2, Place(NOW_MS + 2, 2)),
+        ContinueQuery("?", 5),
+        ProgressQuery("v", "b"),
+        ContinueQuery("v", 5),
+    ]
+    view = View(state, NOW_MS)
+    together = view.answer_all(queries)
+    assert together == [view.answer_all([query])[0] for query in queries]
+    first, a, _, nobody, to_continue, nothing, rest, no_list, b, _ = together
+    assert isinstance(first, HistoryPage)
+    assert [movie.slug for movie in first.movies] == ["d", "c"]
+    assert first.next is not None
+    assert rest == HistoryPage([movie for movie in rest.movies if movie.progress == a], None)
+    assert [movie.slug for movie in to_continue] == ["c", "a"]
+    assert (a.latest_ms, b.latest_ms) == (50_000, 60_000)
+    assert nobody is nothing is no_list is None
+
+
+def test_what_is_no_longer_watched_is_forgotten_until_it_is_watched_again() -> None:
+    state = state_of(Event("u", "a", 50.0), Event("v", "a", 60.0), Event("v", "b", 60.0, "tv"))
+    later_ms = NOW_MS + 2 * WATCHING_NOW_MS
+    assert state.watching_now(NOW_MS + 2).tolist() == [2, 1]
+    assert state.watching_now(later_ms).tolist() == [0, 0]
+    state.apply(to_batch([Part([Event("v", "b", 70.0, "tv"), Event("v", "a", 70.0)])]), later_ms)
+    for _ in range(2):
+        assert state.watching_now(later_ms).tolist() == [1, 1]

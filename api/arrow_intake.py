@@ -14,6 +14,7 @@ from msgspec import inspect
 from numpy.typing import NDArray
 
 from aggregator.event import Event, pair_hashes, to_ms
+from api import arrow_plain
 from api.arrow_columns import (
     NONE,
     Numbers,
@@ -66,6 +67,9 @@ def parse_arrow(body: bytes, events_max: int, bytes_max: int) -> Parsed:
 
     `bytes_max` is for what compressed buffers inflate to, all together.
     """
+    batch = arrow_plain.columns_of(body, events_max)
+    if batch is not None:
+        return Parsed(batch, [])
     columns = _read(Stream(body, events_max, bytes_max))
     if columns is None:
         return Parsed([], [])

@@ -32,9 +32,10 @@ _FILE_MAGIC = b"ARROW1"
 #: Stands for the size of a buffer that was not compressed, as it would not have become smaller.
 _NOT_INFLATED = -1
 
-# Places of fields in the flatbuffers Message, RecordBatch and DictionaryBatch.
-_HEADER = 2
-_ROWS, _BUFFERS, _COMPRESSION = 0, 2, 3
+# Places of fields in the flatbuffers Message, Schema, RecordBatch and DictionaryBatch.
+VERSION, KIND, HEADER, BODY_BYTES = range(4)
+ENDIANNESS = 0
+ROWS, NODES, BUFFERS, COMPRESSION = range(4)
 _DICTIONARY_ID, _DICTIONARY_DATA, _IS_DELTA = 0, 1, 2
 
 
@@ -147,9 +148,9 @@ class _Bounds:
         if _EXPERIMENTAL_COMPRESSION in metadata:
             raise bad_request("Compression of this kind is not understood: send LZ4, ZSTD or none")
         body = b"" if message.body is None else message.body
-        header = _Table.root(metadata).table(_HEADER)
+        header = FlatTable.root(metadata).table(HEADER)
         if message.type == "record batch":
-            self._add_rows(header.number(_ROWS, "<q"))
+            self._add_rows(header.number(ROWS, "<q"))
             self._weigh(header, memoryview(body))
         else:
             self._add_dictionary(
@@ -173,14 +174,14 @@ class _Bounds:
         if self._copied_bytes > DICTIONARY_COPIES_MAX * self._bytes_max:
             raise too_large("Its dictionaries grow too often")
 
-    def _weigh(self, batch: "_Table", body: memoryview) -> int:
+    def _weigh(self, batch: "FlatTable", body: memoryview) -> int:
         """The bytes of the batch in memory."""
-        buffers = [(start, length) for start, length in batch.structs(_BUFFERS) if length]
+        buffers = [(start, length) for start, length in batch.structs(BUFFERS) if length]
         if any(min(start, length, len(body) - start - length) < 0 for start, length in buffers):
             raise ValueError("A buffer lies outside its message")
         if sum(length for _, length in buffers) > len(body):
             raise ValueError("Buffers lie on each other")
-        if batch.offset(_COMPRESSION) is None:
+        if batch.offset(COMPRESSION) is None:
             return len(body)
         sizes = [struct.unpack_from("<q", body, start)[0] for start, _ in buffers]
         if any(size < _NOT_INFLATED for size in sizes):
@@ -192,7 +193,7 @@ class _Bounds:
         return len(body) + inflated
 
 
-class _Table:
+class FlatTable:
     """A table in a flatbuffer. Fields go by number; `struct.error` where one lies outside."""
 
     def __init__(self, buffer: bytes, start: int) -> None:
@@ -202,7 +203,7 @@ class _Table:
         self._fields_end = self._fields + self._unpack("<H", self._fields)
 
     @classmethod
-    def root(cls, buffer: bytes) -> "_Table":
+    def root(cls, buffer: bytes) -> "FlatTable":
         return cls(buffer, struct.unpack_from("<I", buffer)[0])
 
     def offset(self, field: int) -> int | None:
@@ -215,8 +216,8 @@ class _Table:
         offset = self.offset(field)
         return 0 if offset is None else self._unpack(form, offset)
 
-    def table(self, field: int) -> "_Table":
-        return _Table(self._buffer, self._follow(field))
+    def table(self, field: int) -> "FlatTable":
+        return FlatTable(self._buffer, self._follow(field))
 
     def structs(self, field: int) -> Iterator[tuple[int, int]]:
         """A vector of structs of two int64."""

@@ -26,6 +26,7 @@ import numpy as np
 from aggregator.event import NAME_BYTES_MAX, TAG_BYTES_MAX, Event
 from api.problems import FieldError, bad_request, too_large
 from kernels import json_events
+from kernels.event_columns import Found
 from persistence.batch import Batch
 from persistence.strings import Strings
 
@@ -126,9 +127,12 @@ def _parse_many(body: bytes, events_max: int, form: _Form) -> Parsed:
 
 def columns_of(body: bytes, events_max: int, is_lines: bool) -> Batch | None:
     """The events of an array, or of lines, if there is nothing unusual in them."""
-    events, present, numbers, codes, offsets, names, counts, sizes = json_events.parse(
-        np.frombuffer(body, np.uint8), is_lines, events_max
-    )
+    return batch_of(json_events.parse(np.frombuffer(body, np.uint8), is_lines, events_max))
+
+
+def batch_of(found: Found) -> Batch | None:
+    """What a kernel found, unless it gave up or there is nothing."""
+    events, present, numbers, codes, offsets, names, counts, sizes = found
     if events <= 0:
         return None
     users, slugs, sessions = Strings.cut(offsets, names, counts, sizes)

@@ -6,60 +6,57 @@ nested values and more digits than it can be sure of, as at whatever is wrong. W
 does not give up at, it takes exactly as that one does.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
 from kernels.compiler import inlined, kernel
-from kernels.hashing import Bytes, hash_bytes
+from kernels.event_columns import (
+    AT_MS,
+    DURATION_MS,
+    END,
+    GIVE_UP,
+    ID,
+    NAME_BYTES_MAX,
+    NUMBERS,
+    PADDING_BYTES,
+    PAST_END_MAX_MS,
+    SECONDS_MAX,
+    SECONDS_MIN,
+    SESSION,
+    SLUG,
+    TAG_BYTES_MAX,
+    TS_MS,
+    USER,
+    Columns,
+    Found,
+    Int64s,
+    Names,
+    begin,
+    character_size,
+    found,
+    keep,
+    with_more_slots,
+)
+from kernels.hashing import Bytes
 from kernels.words import (
     HIGHS,
     ONES,
     Place,
-    are_equal,
     byte_at,
     each,
     innermost,
     lowest,
-    quick_hash,
     word_at,
     word_of,
     zeros,
 )
 
-Int32s = NDArray[np.int32]
-Int64s = NDArray[np.int64]
-UInt64s = NDArray[np.uint64]
-
-#: In place of a number of events, or of where something ends.
-GIVE_UP = -1
-#: Rows of the int64 columns, and their bits among those that any event has.
-AT_MS, TS_MS, DURATION_MS, ID_HASH = range(4)
-
-#: The fields of an event, and any other key.
-_USER, _SLUG, _SESSION, _ID, _AT, _TS, _DURATION, _UNKNOWN = range(8)
-_REQUIRED = 1 << _USER | 1 << _SLUG | 1 << _AT
-#: An event has where each of its texts begins and where it ends, both 0 for none, and numbers.
-_END, _NUMBER = 4, 4
-_EVENT_SIZE = 11
+#: The fields of an event besides its texts, and any other key.
+_AT, _TS, _DURATION, _UNKNOWN = range(4, 8)
+_REQUIRED = 1 << USER | 1 << SLUG | 1 << _AT
 _ABSENT_TS = -1
 
-_NAME_BYTES_MAX, _TAG_BYTES_MAX = 256, 128
-_SECONDS_MIN, _SECONDS_MAX = 0.001, 1e7
-_PAST_END_MAX_MS = 1000
 #: {"user":"u","slug":"s","at":0} and what is between it and the next.
 _EVENT_BYTES_MIN = 31
-
-#: Words are read where the body ends.
-_PADDING_BYTES = 16
-#: Slots of each table of names at first; half of them are used at most.
-_SLOTS = 256
-#: As many names in a row are no chance, but made so that each takes longer than the one before.
-_OTHERS_MAX = 256
-#: A hash's upper half is kept beside a code.
-_LOWER = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
 
 _QUOTE, _COMMA, _COLON, _POINT = ord('"'), ord(","), ord(":"), ord(".")
 _OPEN, _CLOSE, _OPEN_ARRAY, _CLOSE_ARRAY = ord("{"), ord("}"), ord("["), ord("]")
@@ -81,21 +78,6 @@ _POWERS = np.array([10.0**places for places in range(9)])
 _WHOLE_POWERS = np.array([10**places for places in range(9)])
 _EXACT_MAX = 2**53 - 2
 _DIGITS_MAX = 18
-
-
-class _Columns(NamedTuple):
-    """A row a column."""
-
-    numbers: Int64s
-    codes: Int32s
-
-
-class _Names(NamedTuple):
-    """The distinct names of each table: hashed into slots, where they are in the body, how many."""
-
-    slots: UInt64s
-    spans: Int64s
-    counts: Int64s
 
 
 # Text
@@ -126,34 +108,10 @@ def _end_of_string(text: Bytes, at: Place) -> Place:
         at += lowest(special)
         if byte_at(text, at) == _QUOTE:
             return at
-        size = _character(text, at)
+        size = character_size(text, at)
         if size == 0:
             return GIVE_UP
         at += size
-
-
-@inlined
-def _character(text: Bytes, at: Place) -> int:
-    """The bytes of a character above U+009F; 0 if it is none, or is not UTF-8."""
-    first, second = text[at], text[at + 1]
-    if first < 0xC2 or first > 0xF4:
-        return 0
-    low, high = 0x80, 0xBF
-    if first in (0xC2, 0xE0):
-        low = 0xA0
-    elif first == 0xED:
-        high = 0x9F
-    elif first == 0xF0:
-        low = 0x90
-    elif first == 0xF4:
-        high = 0x8F
-    size = 2 + (first >= 0xE0) + (first >= 0xF0)
-    if second < low or second > high:
-        return 0
-    for i in range(2, size):
-        if text[at + i] & 0xC0 != 0x80:
-            return 0
-    return size
 
 
 @innermost
@@ -162,15 +120,15 @@ def _key(text: Bytes, at: Place) -> tuple[int, Place]:
     word = word_at(text, at)
     five, three = word & _FIVE, word & _THREE
     if five == _USER_KEY:
-        return _USER, at + 5
+        return USER, at + 5
     if five == _SLUG_KEY:
-        return _SLUG, at + 5
+        return SLUG, at + 5
     if three == _AT_KEY:
         return _AT, at + 3
     if word == _SESSION_KEY:
-        return _SESSION, at + 8
+        return SESSION, at + 8
     if three == _ID_KEY:
-        return _ID, at + 3
+        return ID, at + 3
     if three == _TS_KEY:
         return _TS, at + 3
     if word == _DURATION_KEY and byte_at(text, at + 8) == _QUOTE:
@@ -265,11 +223,11 @@ def _number(text: Bytes, at: Place, field: int, event: Int64s) -> Place:
         upper = (number + 1) / _POWERS[places]
         if np.rint(upper * scale) != ms:
             return GIVE_UP
-    if field != _TS and upper > _SECONDS_MAX:
+    if field != _TS and upper > SECONDS_MAX:
         return GIVE_UP
-    if field == _DURATION and value < _SECONDS_MIN:
+    if field == _DURATION and value < SECONDS_MIN:
         return GIVE_UP
-    event[_NUMBER + field] = np.int64(ms)
+    event[NUMBERS + field - _AT] = np.int64(ms)
     return at
 
 
@@ -280,13 +238,13 @@ def _number(text: Bytes, at: Place, field: int, event: Int64s) -> Place:
 def _value(text: Bytes, at: Place, field: int, event: Int64s) -> Place:
     """Takes the value of a field; where it ends."""
     byte = byte_at(text, at)
-    if field <= _ID and byte == _QUOTE:
+    if field <= ID and byte == _QUOTE:
         end = _end_of_string(text, at + 1)
-        bytes_max = _NAME_BYTES_MAX if field <= _SLUG else _TAG_BYTES_MAX
+        bytes_max = NAME_BYTES_MAX if field <= SLUG else TAG_BYTES_MAX
         if end <= at + 1 or end > at + 1 + bytes_max:
             return GIVE_UP
         event[field] = at + 1
-        event[_END + field] = end
+        event[END + field] = end
         return end + 1
     if field >= _AT and _is_digit(byte):
         return _number(text, at, field, event)
@@ -332,9 +290,9 @@ def _event(text: Bytes, at: Place, event: Int64s) -> Place:
     """Takes an object with all that an event needs; where it ends."""
     if byte_at(text, at) != _OPEN:
         return GIVE_UP
-    for place in range(2 * _END):
+    for place in range(2 * END):
         event[place] = 0
-    event[_NUMBER + _TS], event[_NUMBER + _DURATION] = _ABSENT_TS, 0
+    event[NUMBERS + TS_MS], event[NUMBERS + DURATION_MS] = _ABSENT_TS, 0
     seen = 0
     while True:
         field, at = _member(text, at + 1, seen, event)
@@ -346,132 +304,13 @@ def _event(text: Bytes, at: Place, event: Int64s) -> Place:
             break
     if byte_at(text, at) != _CLOSE or seen & _REQUIRED != _REQUIRED:
         return GIVE_UP
-    duration_ms = event[_NUMBER + _DURATION]
-    if duration_ms and event[_NUMBER + _AT] > duration_ms + _PAST_END_MAX_MS:
+    duration_ms = event[NUMBERS + DURATION_MS]
+    if duration_ms and event[NUMBERS + AT_MS] > duration_ms + PAST_END_MAX_MS:
         return GIVE_UP
     return at + 1
 
 
-# Names
-
-
-@innermost
-def _is(text: Bytes, start: Place, end: Place, table: int, code: Place, names: _Names) -> bool:
-    """Whether text[start:end] is the name that has this code."""
-    first, size = names.spans[table, code, 0], end - start
-    return names.spans[table, code, 1] - first == size and are_equal(text, first, start, size)
-
-
-@innermost
-def _slot_of(
-    text: Bytes, start: Place, end: Place, table: int, names: _Names
-) -> tuple[np.int64, np.uint64, int]:
-    """The slot of a name, or the empty one for it; what it keeps of the hash; others tried."""
-    upper = quick_hash(text, start, end - start) & ~_LOWER
-    slots, others = names.slots.shape[1], 0
-    at = np.int64((upper >> _32) * np.uint64(slots) >> _32)
-    while names.slots[table, at] != np.uint64(0):
-        slot = names.slots[table, at]
-        if slot & ~_LOWER == upper and _is(
-            text, start, end, table, np.int64(slot & _LOWER) - 1, names
-        ):
-            break
-        others += 1
-        at += 1
-        if at == slots:
-            at = 0
-    return at, upper, others
-
-
-@innermost
-def _code_of(
-    text: Bytes, start: Place, end: Place, table: int, like: Place, names: _Names
-) -> Place:
-    """The code of a name, a new one if it is new; often it is the name with the code `like`."""
-    slots, spans, counts = names
-    if like < counts[table] and _is(text, start, end, table, like, names):
-        return like
-    at, upper, others = _slot_of(text, start, end, table, names)
-    if slots[table, at] == np.uint64(0):
-        if others > _OTHERS_MAX:
-            return GIVE_UP
-        spans[table, counts[table], 0] = start
-        spans[table, counts[table], 1] = end
-        counts[table] += 1
-        slots[table, at] = upper | np.uint64(counts[table])
-    return np.int64(slots[table, at] & _LOWER) - 1
-
-
-@inlined
-def _with_more_slots(text: Bytes, names: _Names) -> _Names:
-    """Four times as many."""
-    slots = np.zeros((3, 4 * names.slots.shape[1]), np.uint64)
-    more = _Names(slots, names.spans, names.counts)
-    for table in range(3):
-        for code in range(names.counts[table]):
-            start, end = names.spans[table, code, 0], names.spans[table, code, 1]
-            at, upper, _ = _slot_of(text, start, end, table, more)
-            slots[table, at] = upper | np.uint64(code + 1)
-    return more
-
-
-@innermost
-def _append(joined: Bytes, size: Place, text: Bytes, start: Place, end: Place) -> Place:
-    """Adds text[start:end] to so many bytes; how many there are then."""
-    for i in range(end - start):
-        joined[size + i] = text[start + i]
-    return size + end - start
-
-
-@inlined
-def _tables(text: Bytes, names: _Names) -> tuple[Int32s, Bytes, Int64s]:
-    """The offsets of all tables, the bytes of their names, and how many bytes each has."""
-    sizes = np.zeros(3, np.int64)
-    for table in range(3):
-        for code in range(names.counts[table]):
-            sizes[table] += names.spans[table, code, 1] - names.spans[table, code, 0]
-    offsets = np.zeros(names.counts[0] + names.counts[1] + names.counts[2] + 3, np.int32)
-    data = np.empty(sizes[0] + sizes[1] + sizes[2], np.uint8)
-    place, end = 0, np.int64(0)
-    for table in range(3):
-        first = end
-        for code in range(names.counts[table]):
-            start, stop = names.spans[table, code, 0], names.spans[table, code, 1]
-            end = _append(data, end, text, start, stop)
-            offsets[place + code + 1] = end - first
-        place += names.counts[table] + 1
-    return offsets, data, sizes
-
-
 # Bodies
-
-
-@innermost
-def _keep(
-    text: Bytes, event: Int64s, row: Place, columns: _Columns, names: _Names, pair: Bytes
-) -> int:
-    """Makes what `_event` took a row; the bits of the columns in which it has something."""
-    numbers, codes = columns
-    for table in range(3):
-        like = np.int64(codes[table, row - 1]) if row else 0
-        code = _code_of(text, event[table], event[_END + table], table, like, names)
-        if code == GIVE_UP:
-            return GIVE_UP
-        codes[table, row] = code
-    hashed = np.uint64(0)
-    if event[_ID]:
-        size = _append(pair, np.int64(0), text, event[_USER], event[_END + _USER])
-        pair[size] = _LINE_FEED
-        size = _append(pair, size + 1, text, event[_ID], event[_END + _ID])
-        hashed = hash_bytes(pair, np.int64(0), size, np.uint64(0))
-        hashed += np.uint64(hashed == np.uint64(0))
-    ts_ms, duration_ms = event[_NUMBER + _TS], event[_NUMBER + _DURATION]
-    numbers[AT_MS, row] = event[_NUMBER + _AT]
-    numbers[TS_MS, row] = ts_ms
-    numbers[DURATION_MS, row] = duration_ms
-    numbers[ID_HASH, row] = np.int64(hashed)
-    has_id = hashed != np.uint64(0)
-    return (ts_ms >= 0) << TS_MS | (duration_ms > 0) << DURATION_MS | has_id << ID_HASH
 
 
 @inlined
@@ -504,8 +343,8 @@ def _fill(
     text: Bytes,
     size: Place,
     is_lines: bool,
-    columns: _Columns,
-    names: _Names,
+    columns: Columns,
+    names: Names,
     event: Int64s,
     pair: Bytes,
     progress: Int64s,
@@ -516,7 +355,7 @@ def _fill(
     counts = names.counts
     while 0 <= at < size and max(counts[0], counts[1], counts[2]) < few:
         at = _event(text, at, event) if rows < rows_max else GIVE_UP
-        kept = _keep(text, event, rows, columns, names, pair) if at != GIVE_UP else GIVE_UP
+        kept = keep(text, event, rows, columns, names, pair) if at != GIVE_UP else GIVE_UP
         present |= kept
         rows += 1
         at = _next(text, at, size, is_lines) if kept != GIVE_UP else GIVE_UP
@@ -524,33 +363,19 @@ def _fill(
 
 
 @kernel
-def parse(
-    body: Bytes, is_lines: bool, events_max: int
-) -> tuple[Place, int, Int64s, Int32s, Int32s, Bytes, Int64s, Int64s]:
-    """The events of a body: how many, or `GIVE_UP`, and their columns.
-
-    These are: the bits of those in which any event has something; as rows that may be longer,
-    the int64 columns and those of codes; the offsets of the names of users, slugs and sessions,
-    one table after the other, and their bytes; how many names, and bytes, each table has.
-    Names are in the order of their first appearance.
-    """
+def parse(body: Bytes, is_lines: bool, events_max: int) -> Found:
+    """The events of a body."""
     size = len(body)
-    text = np.zeros(size + _PADDING_BYTES, np.uint8)
+    text = np.zeros(size + PADDING_BYTES, np.uint8)
     for i in range(size):
         text[i] = body[i]
     rows_max = min(size // _EVENT_BYTES_MIN + 1, events_max)
-    columns = _Columns(np.empty((4, rows_max), np.int64), np.empty((3, rows_max), np.int32))
-    spans = np.empty((3, rows_max, 2), np.int64)
-    names = _Names(np.zeros((3, _SLOTS), np.uint64), spans, np.zeros(3, np.int64))
-    event = np.zeros(_EVENT_SIZE, np.int64)
-    pair = np.empty(_NAME_BYTES_MAX + 1 + _TAG_BYTES_MAX, np.uint8)
+    columns, names, event, pair = begin(rows_max)
     progress = np.zeros(3, np.int64)
     progress[1] = _first(text, is_lines)
     _fill(text, size, is_lines, columns, names, event, pair, progress)
     while 0 <= progress[1] < size:
-        names = _with_more_slots(text, names)
+        names = with_more_slots(text, names)
         _fill(text, size, is_lines, columns, names, event, pair, progress)
-    offsets, data, sizes = _tables(text, names)
     events = GIVE_UP if progress[1] == GIVE_UP else progress[0]
-    numbers, codes = columns
-    return events, progress[2], numbers, codes, offsets, data, names.counts, sizes
+    return found(text, events, progress[2], columns, names)

@@ -31,6 +31,7 @@ from kernels.event_columns import (
     begin,
     character_size,
     found,
+    has_room,
     keep,
     with_more_slots,
 )
@@ -130,8 +131,7 @@ def _fill(
 ) -> None:
     """Goes on from the row that `progress` says, to the last or until slots are few."""
     row, present = progress[0], progress[1]
-    few, counts = names.slots.shape[1] // 2, names.counts
-    while 0 <= row < len(numbers.at) and max(counts[0], counts[1], counts[2]) < few:
+    while 0 <= row < len(numbers.at) and has_room(names):
         kept = GIVE_UP
         if _take_texts(text, words, places, row, event) and _take_numbers(numbers, row, event):
             kept = keep(text, event, row, columns, names, pair)

@@ -33,12 +33,13 @@ PAST_END_MAX_MS = 1000
 
 #: Words are read where the body ends.
 PADDING_BYTES = 16
-#: Slots of each table of names at first; half of them are used at most.
-_SLOTS = 256
+#: Slots of all names at first; half of them are used at most.
+_SLOTS = 512
 #: As many names in a row are no chance, but made so that each takes longer than the one before.
 _OTHERS_MAX = 256
-#: A hash's upper half is kept beside a code.
-_LOWER = np.uint64(0xFFFFFFFF)
+#: In the lower half of a slot the code is above the table.
+_LOWER, _CODE = np.uint64(0xFFFFFFFF), np.uint64(0xFFFFFFFC)
+_TABLE_BITS = np.uint64(2)
 _32 = np.uint64(32)
 _LINE_FEED = ord("\n")
 
@@ -58,7 +59,10 @@ class Columns(NamedTuple):
 
 
 class Names(NamedTuple):
-    """The distinct names of each table: hashed into slots, where they are in the body, how many."""
+    """The distinct names of each table: where they are in the body, and how many.
+
+    A slot has the upper half of the hash of a name, its code and its table; 0 has none.
+    """
 
     slots: UInt64s
     spans: Int64s
@@ -103,24 +107,27 @@ def _is(text: Bytes, start: Place, end: Place, table: int, code: Place, names: N
 
 
 @innermost
+def _code(slot: np.uint64) -> np.int64:
+    return np.int64((slot & _CODE) >> _TABLE_BITS) - 1
+
+
+@innermost
 def _slot_of(
     text: Bytes, start: Place, end: Place, table: int, names: Names
 ) -> tuple[np.int64, np.uint64, int]:
-    """The slot of a name, or the empty one for it; what it keeps of the hash; others tried."""
-    upper = quick_hash(text, start, end - start) & ~_LOWER
-    slots, others = names.slots.shape[1], 0
-    at = np.int64((upper >> _32) * np.uint64(slots) >> _32)
-    while names.slots[table, at] != np.uint64(0):
-        slot = names.slots[table, at]
-        if slot & ~_LOWER == upper and _is(
-            text, start, end, table, np.int64(slot & _LOWER) - 1, names
-        ):
+    """The slot of a name, or the empty one for it; what it keeps but the code; others tried."""
+    kept = quick_hash(text, start, end - start) & ~_LOWER | np.uint64(table)
+    slots, others = len(names.slots), 0
+    at = np.int64((kept >> _32) * np.uint64(slots) >> _32)
+    while names.slots[at] != np.uint64(0):
+        slot = names.slots[at]
+        if slot & ~_CODE == kept and _is(text, start, end, table, _code(slot), names):
             break
         others += 1
         at += 1
         if at == slots:
             at = 0
-    return at, upper, others
+    return at, kept, others
 
 
 @innermost
@@ -129,27 +136,27 @@ def _code_of(text: Bytes, start: Place, end: Place, table: int, like: Place, nam
     slots, spans, counts = names
     if like < counts[table] and _is(text, start, end, table, like, names):
         return like
-    at, upper, others = _slot_of(text, start, end, table, names)
-    if slots[table, at] == np.uint64(0):
+    at, kept, others = _slot_of(text, start, end, table, names)
+    if slots[at] == np.uint64(0):
         if others > _OTHERS_MAX:
             return GIVE_UP
         spans[table, counts[table], 0] = start
         spans[table, counts[table], 1] = end
         counts[table] += 1
-        slots[table, at] = upper | np.uint64(counts[table])
-    return np.int64(slots[table, at] & _LOWER) - 1
+        slots[at] = kept | np.uint64(counts[table]) << _TABLE_BITS
+    return _code(slots[at])
 
 
 @inlined
 def with_more_slots(text: Bytes, names: Names) -> Names:
     """Four times as many."""
-    slots = np.zeros((3, 4 * names.slots.shape[1]), np.uint64)
+    slots = np.zeros(4 * len(names.slots), np.uint64)
     more = Names(slots, names.spans, names.counts)
     for table in range(3):
         for code in range(names.counts[table]):
             start, end = names.spans[table, code, 0], names.spans[table, code, 1]
-            at, upper, _ = _slot_of(text, start, end, table, more)
-            slots[table, at] = upper | np.uint64(code + 1)
+            at, kept, _ = _slot_of(text, start, end, table, more)
+            slots[at] = kept | np.uint64(code + 1) << _TABLE_BITS
     return more
 
 
@@ -217,7 +224,7 @@ def begin(rows_max: int) -> tuple[Columns, Names, Int64s, Bytes]:
     """Room for so many events, no names yet, and what `keep` takes: an event, and a pair."""
     columns = Columns(np.empty((4, rows_max), np.int64), np.empty((3, rows_max), np.int32))
     spans = np.empty((3, rows_max, 2), np.int64)
-    names = Names(np.zeros((3, _SLOTS), np.uint64), spans, np.zeros(3, np.int64))
+    names = Names(np.zeros(_SLOTS, np.uint64), spans, np.zeros(3, np.int64))
     pair = np.empty(NAME_BYTES_MAX + 1 + TAG_BYTES_MAX, np.uint8)
     return columns, names, np.zeros(EVENT_SIZE, np.int64), pair
 
@@ -227,3 +234,9 @@ def found(text: Bytes, events: Place, present: int, columns: Columns, names: Nam
     """What `begin` made, filled."""
     offsets, data, sizes = tables_of(text, names)
     return events, present, columns.numbers, columns.codes, offsets, data, names.counts, sizes
+
+
+@innermost
+def has_room(names: Names) -> bool:
+    """Whether there are slots for the names of another event."""
+    return 2 * (names.counts[0] + names.counts[1] + names.counts[2]) < len(names.slots)

@@ -33,6 +33,7 @@ from kernels.event_columns import (
     begin,
     character_size,
     found,
+    has_room,
     keep,
     with_more_slots,
 )
@@ -351,9 +352,8 @@ def _fill(
 ) -> None:
     """Goes on from where `progress` says, to the end of the body or until slots are few."""
     rows, at, present = progress[0], progress[1], progress[2]
-    rows_max, few = columns.codes.shape[1], names.slots.shape[1] // 2
-    counts = names.counts
-    while 0 <= at < size and max(counts[0], counts[1], counts[2]) < few:
+    rows_max = columns.codes.shape[1]
+    while 0 <= at < size and has_room(names):
         at = _event(text, at, event) if rows < rows_max else GIVE_UP
         kept = keep(text, event, rows, columns, names, pair) if at != GIVE_UP else GIVE_UP
         present |= kept

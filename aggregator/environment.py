@@ -1,6 +1,6 @@
-"""Ray's settings, which it reads from the environment when it is imported.
+"""Settings that processes read from the environment as they start, most of them Ray's.
 
-So this runs before anything imports Ray, and all of Ray's processes inherit it.
+So this runs before anything imports Ray, and all processes of a server inherit it.
 What the user has set is kept.
 """
 
@@ -14,6 +14,10 @@ _ALWAYS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_enable_open_telemetry": "0",
+    # So many bytes a process keeps of what a request took. The C library would give them back, and
+    # have the next large request touch each page anew, which takes longer than to parse it.
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
     "OPENBLAS_NUM_THREADS": "1",  # numpy would have a thread a core in each process, for nothing
 }
 _EMBEDDED = {

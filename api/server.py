@@ -38,12 +38,6 @@ TELL_EVERY_S = 5.0
 DESCRIPTORS_MIN = 256
 #: Names the descriptor of the socket that a server which starts itself anew goes on with.
 LISTENING = "PLAYHEAD_LISTENING_DESCRIPTOR"
-#: So many bytes a worker keeps of what a request took. The C library would give them back, and
-#: have the next large request touch each page anew, which takes longer than to parse it.
-_MEMORY_KEPT = {
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
-}
 
 _logger = logging.getLogger("playhead")
 
@@ -303,7 +297,6 @@ class Server:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=[descriptor],
-            env=_MEMORY_KEPT | os.environ,
         )
         assert worker.stdin is not None
         worker.stdin.write(msgspec.json.encode(self._orders) + b"\n")

@@ -54,13 +54,13 @@ echo "setup: installing $requirements into .venv, this takes a minute or so"
 pip --require-hashes -r "$requirements" ||
     fail "pip could not install $requirements, see above" \
         "if that was the network: check it, or the proxy (HTTPS_PROXY), and run make again"
-# The build backend is among the requirements, so this step downloads nothing.
-pip --no-deps --no-build-isolation --editable . ||
-    fail "pip could not install the project itself, see above"
 
 echo "setup: compiling the kernels, this takes half a minute or so"
 .venv/bin/python -m aggregator.warm_up &
 state=$!
+# The build backend is among the requirements, so this step downloads nothing.
+pip --no-deps --no-build-isolation --editable . ||
+    fail "pip could not install the project itself, see above"
 .venv/bin/python -m api.warm_up || fail "could not compile the kernels, see above"
 wait "$state" || fail "could not compile the kernels, see above"
 

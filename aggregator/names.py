@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aggregator.table import grown
+from aggregator.memory import grown
 from kernels import names
 from kernels.batches import hash_names
 from kernels.rows import NONE
@@ -85,7 +85,7 @@ class Names:
     def to_arrow(self) -> pa.LargeStringArray:
         """All names by code, those retired as zeros of their length; not a copy."""
         starts = pa.py_buffer(self._starts[: self._count + 1])
-        buffers = [None, starts, pa.py_buffer(self._arena)]
+        buffers = [None, starts, pa.py_buffer(self._arena[: self._starts[self._count]])]
         return pa.Array.from_buffers(pa.large_string(), self._count, buffers)
 
     def load_arrow(self, stored: pa.ChunkedArray) -> None:
@@ -103,11 +103,6 @@ class Names:
         self._starts = grown(self._starts, self._count + more + 1)
         wanted = int((self._count + more) / _LOAD_MAX) + 1
         if wanted > len(self._slots):
-            self._index(max(wanted, int(len(self._slots) * _GROWTH)))
-
-    def _index(self, slots: int) -> None:
-        """Enters all names anew, into so many slots."""
-        retired = np.zeros(self._count, np.bool_)
-        retired[list(self._retired)] = True
-        self._slots = np.zeros(slots, np.uint64)
-        names.index_all(self._slots, self._starts, self._arena, self._seed, self._count, retired)
+            few = self._slots
+            self._slots = np.zeros(max(wanted, int(len(few) * _GROWTH)), few.dtype)
+            names.move_all(few, self._slots)

@@ -14,11 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aggregator.hours import Hours
+from aggregator.memory import grown
 from aggregator.names import Names
 from aggregator.recent import RecentHashes
 from aggregator.rules import HOURS_KEPT_DAYS, WATCHING_NOW_MS, Rules
 from aggregator.runs import Runs
-from aggregator.table import IndexedTable, Table, grown
+from aggregator.table import IndexedTable, Table
 from kernels import lists, names, watching
 from kernels.compiler import frozen
 from kernels.rows import (
@@ -231,11 +232,11 @@ class State:
 
     def _count_some(self, events: watching.Batch, start: int, end: int) -> None:
         """Counts the events from `start` to before `end`, for which there is room."""
-        effects = watching.Effects(*np.empty((5, end - start), np.int64))
+        effects = watching.Effects(*np.empty((6, end - start), np.int64))
         self.order, credited, merging, listed = watching.count(
             self._settings, self.tables, events, effects, start, end, self.order
         )
-        self.hours.add(*(column[:credited] for column in effects[:3]))
+        self.hours.add(*(column[:credited] for column in effects[1:4]))
         for pair in np.unique(effects.merging[:merging]).tolist() if merging else ():
             self.runs.merge(pair)
         if listed:

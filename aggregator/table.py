@@ -8,24 +8,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aggregator.intmap import IntMap
+from aggregator.memory import grown
 from kernels.rows import NONE
 
-#: Unused space is not touched, so it takes no memory; each growth copies all rows.
-_GROWTH = 2
 _ROWS_MIN = 64
 
 Column = NDArray[Any]
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-
-def grown(column: Column, rows: int) -> Column:
-    """`column`, or a longer copy of it with room for `rows` and more."""
-    if rows <= len(column):
-        return column
-    longer = np.empty(max(rows, int(len(column) * _GROWTH), _ROWS_MIN), column.dtype)
-    longer[: len(column)] = column
-    return longer
 
 
 class Table:
@@ -58,7 +48,8 @@ class Table:
         start = len(self)
         self.reserve(rows)
         self.size[0] += rows
-        self.rows[start : start + rows] = self._new
+        # By bytes, which are copied several times faster than rows.
+        self.rows[start : start + rows] = np.frombuffer(self._new.tobytes() * rows, self._new.dtype)
         for name, value in values.items():
             self.rows[name][start : start + rows] = value
         return np.arange(start, start + rows)

@@ -8,7 +8,7 @@ kernels index by what is in a batch without looking, so it is checked here first
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import inlined, kernel
+from kernels.compiler import called, inlined, kernel
 from kernels.hashing import Bytes, hash_bytes
 from kernels.words import innermost
 
@@ -99,7 +99,7 @@ def flaw_of(words: Int32s) -> int:
     return _flaw_of(words, np.int64(0))
 
 
-@inlined
+@called
 def _totals(words: Int32s, starts: Int64s) -> tuple[np.int64, Int64s, Int64s]:
     """Events, and for each table names and bytes; a name without bytes stands for no session."""
     events, names, sizes = np.int64(0), np.array([0, 0, 1]), np.zeros(3, np.int64)
@@ -111,7 +111,7 @@ def _totals(words: Int32s, starts: Int64s) -> tuple[np.int64, Int64s, Int64s]:
     return events, names, sizes
 
 
-@inlined
+@called
 def _join_numbers(
     words: Int32s, longs: Int64s, start: np.int64, absent: Int64s, numbers: Int64s, event: np.int64
 ) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -60,8 +60,25 @@ def kernel(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """As `kernel`, for what other kernels call."""
+    """As `kernel`, for what other kernels call; it makes no array.
+
+    References to arrays are not counted in it, which may take longer than what it does.
+    """
+    options: dict[str, Any] = {"inline": "never", "_nrt": False, "error_model": "numpy"}
+    compiled: F = numba.njit(**options)(function)
+    return compiled
+
+
+def called(function: F) -> F:
+    """As `inlined`, for what makes arrays."""
     compiled: F = numba.njit(inline="never", error_model="numpy")(function)
+    return compiled
+
+
+def in_place(function: F) -> F:
+    """As `kernel`, for what makes no array, as in `inlined`."""
+    options: dict[str, Any] = {"_nrt": False, "nogil": True, "error_model": "numpy"}
+    compiled: F = numba.njit(cache=_folder is not None, **options)(function)
     return compiled
 
 

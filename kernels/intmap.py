@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kernels.compiler import inlined, kernel
 from kernels.hashing import mix
 from kernels.rows import NONE
+from kernels.words import innermost
 
 #: `row` is one more than the row, so that zeros are empty slots. The last slot is none: its
 #: key is the map's seed, without which clients could choose ids that all collide.
@@ -20,12 +21,19 @@ Slots = NDArray[Any]
 Int64s = NDArray[np.int64]
 
 
+@innermost
+def first_slot(slots: Slots, key: np.int64) -> np.int64:
+    """Where the search for `key` begins."""
+    size = len(slots) - 1
+    mixed = mix(key ^ slots[size].key)
+    return np.int64(((mixed >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
+
+
 @inlined
 def _place(slots: Slots, key: int) -> int:
     """The slot of `key`, or the empty one where it would be."""
     size = len(slots) - 1
-    mixed = mix(key ^ slots[size].key)
-    at = np.int64(((mixed >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
+    at = first_slot(slots, key)
     while slots[at].row != 0 and slots[at].key != key:
         at += 1
         if at == size:
@@ -68,9 +76,16 @@ def insert_all(slots: Slots, keys: Int64s, rows: Int64s) -> None:
 
 @kernel
 def move_all(old: Slots, new: Slots) -> None:
+    """Enters what is in slots into more of them, which are empty; the order stays."""
+    size = len(new) - 1
     for i in range(len(old) - 1):
         if old[i].row != 0:
-            insert(new, old[i].key, old[i].row - 1)
+            at = first_slot(new, old[i].key)
+            while new[at].row != 0:
+                at += 1
+                if at == size:
+                    at = 0
+            new[at].key, new[at].row = old[i].key, old[i].row
 
 
 @inlined

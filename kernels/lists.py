@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import inlined, kernel
+from kernels.compiler import called, inlined, kernel
 from kernels.intmap import find, insert
 from kernels.rows import BUCKET_MS, NONE
 from kernels.watching import (
@@ -115,7 +115,7 @@ def replace_runs(runs: Table, pair: Rows, start: Int64s, end: Int64s) -> None:
         pair[0].runs = row
 
 
-@inlined
+@called
 def _intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
     """Start and end of all runs of a pair that cover anything, closed and open, by start."""
     pair = tables.pairs.rows[row]

@@ -7,9 +7,11 @@ slot. So names are compared only when half of their hashes are equal.
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.ahead import fetch
 from kernels.compiler import inlined, kernel
 from kernels.hashing import Bytes, hash_bytes
 from kernels.rows import NONE
+from kernels.words import innermost
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -18,11 +20,14 @@ Bools = NDArray[np.bool_]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
+#: So many names are looked for at a time, so that they come from memory together.
+_TOGETHER = 32
 
 
-@inlined
-def _first_slot(slots: UInt64s, hashed: np.uint64) -> int:
-    return np.int64(((hashed & _LOW) * np.uint64(len(slots))) >> _32)
+@innermost
+def _first_slot(slots: UInt64s, hashed: np.uint64) -> np.int64:
+    """By the half that a slot keeps: the slots are in its order, and longer ones too."""
+    return np.int64(((hashed >> _32) * np.uint64(len(slots))) >> _32)
 
 
 @inlined
@@ -93,38 +98,67 @@ def intern(
 ) -> tuple[Int32s, int]:
     """The code of each name that is wanted, new ones added; and how many names there are then."""
     codes = np.full(len(offsets) - 1, NONE, np.int32)
-    for i in range(len(codes)):
-        if not wanted[i]:
-            continue
-        start, length = np.int64(offsets[i]), np.int64(offsets[i + 1] - offsets[i])
-        hashed = hash_bytes(data, start, start + length, seed)
-        at = _place(slots, starts, arena, hashed, data, start, length)
-        if slots[at] == np.uint64(0):
-            begin = starts[count]
-            for j in range(length):
-                arena[begin + j] = data[start + j]
-            count += 1
-            starts[count] = begin + length
-            slots[at] = (hashed >> _32 << _32) | np.uint64(count)
-        codes[i] = np.int64(slots[at] & _LOW) - 1
+    hashes = np.empty(_TOGETHER, np.uint64)
+    for block in range(0, len(codes), _TOGETHER):
+        end = min(block + _TOGETHER, len(codes))
+        _fetch_names(slots, starts, arena, seed, offsets, data, block, end, hashes)
+        for i in range(block, end):
+            if not wanted[i]:
+                continue
+            start, length = np.int64(offsets[i]), np.int64(offsets[i + 1] - offsets[i])
+            hashed = hashes[i - block]
+            at = _place(slots, starts, arena, hashed, data, start, length)
+            if slots[at] == np.uint64(0):
+                begin = starts[count]
+                for j in range(length):
+                    arena[begin + j] = data[start + j]
+                count += 1
+                starts[count] = begin + length
+                slots[at] = (hashed >> _32 << _32) | np.uint64(count)
+            codes[i] = np.int64(slots[at] & _LOW) - 1
     return codes, count
 
 
-@kernel
-def index_all(
-    slots: UInt64s, starts: Int64s, arena: Bytes, seed: np.uint64, count: int, retired: Bools
+@inlined
+def _fetch_names(
+    slots: UInt64s,
+    starts: Int64s,
+    arena: Bytes,
+    seed: np.uint64,
+    offsets: Int32s,
+    data: Bytes,
+    first: np.int64,
+    end: np.int64,
+    hashes: UInt64s,
 ) -> None:
-    """Enters all names but those that are `retired` into empty slots."""
-    for code in range(count):
-        if retired[code]:
-            continue
-        hashed = hash_bytes(arena, starts[code], starts[code + 1], seed)
-        at = _first_slot(slots, hashed)
-        while slots[at] != np.uint64(0):
-            at += 1
-            if at == len(slots):
-                at = 0
-        slots[at] = (hashed >> _32 << _32) | np.uint64(code + 1)
+    """Hashes names, and has what is known of them on its way to the cache."""
+    for i in range(first, end):
+        hashed = hash_bytes(data, np.int64(offsets[i]), np.int64(offsets[i + 1]), seed)
+        hashes[i - first] = hashed
+        fetch(slots, _first_slot(slots, hashed))
+    for i in range(end - first):
+        fetch(starts, _first_code(slots, hashes[i]))
+    for i in range(end - first):
+        fetch(arena, starts[_first_code(slots, hashes[i])])
+
+
+@innermost
+def _first_code(slots: UInt64s, hashed: np.uint64) -> np.int64:
+    """What a name's first slot says, 0 if it is empty."""
+    return max(np.int64(slots[_first_slot(slots, hashed)] & _LOW) - 1, np.int64(0))
+
+
+@kernel
+def move_all(old: UInt64s, new: UInt64s) -> None:
+    """Enters what is in slots into more of them, which are empty."""
+    for slot in old:
+        if slot != np.uint64(0):
+            at = _first_slot(new, slot)
+            while new[at] != np.uint64(0):
+                at += 1
+                if at == len(new):
+                    at = 0
+            new[at] = slot
 
 
 @kernel

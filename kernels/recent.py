@@ -4,12 +4,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import intmap
+from kernels.ahead import fetch
 from kernels.compiler import inlined, kernel
 from kernels.intmap import Slots
 from kernels.rows import NONE
 
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+#: So many hashes are looked for at a time, so that they come from memory together.
+_AHEAD = 16
 
 
 @kernel
@@ -34,6 +38,9 @@ def mark(
     target = halves[0]
     duplicate = np.zeros(len(record), np.bool_)
     for i in range(len(record)):
+        if i % _AHEAD == 0:
+            _fetch(halves, keys[i : i + _AHEAD])
+            _fetch(halves, ids[i : i + _AHEAD])
         if len(keys) and keys[i] != 0:
             seen = _seen(halves, is_new, keys[i])
             if seen == NONE:
@@ -51,6 +58,14 @@ def mark(
             else:
                 duplicate[i] = True
     return duplicate, count, first
+
+
+@inlined
+def _fetch(halves: tuple[Slots, Slots, Slots], hashes: Int64s) -> None:
+    """Has the places where hashes may be on their way to the cache."""
+    for hashed in hashes:
+        for half in halves:
+            fetch(half, intmap.first_slot(half, hashed))
 
 
 @inlined

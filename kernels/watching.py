@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import intmap
-from kernels.compiler import inlined, kernel
+from kernels.ahead import fetch
+from kernels.compiler import in_place, inlined, kernel
 from kernels.hashing import mix
 from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, HOUR_MS, NONE, PARTS
 
@@ -87,8 +88,10 @@ USERS, PAIRS, STREAMS = 0, 1, 2
 
 
 class Effects(NamedTuple):
-    """What is left to do after events; as long as the batch."""
+    """What is found of events, and left to do after them; as long as the batch."""
 
+    #: The pair of each event.
+    pairs: Int64s
     #: Credit of movies by hour.
     movies: Int64s
     hours: Int64s
@@ -99,7 +102,7 @@ class Effects(NamedTuple):
     listed: Int64s
 
 
-@kernel
+@in_place
 def count(
     settings: Settings,
     tables: Tables,
@@ -115,13 +118,13 @@ def count(
     credits, pairs to merge and newly listed there are in `effects`.
     """
     credited = merging = listed = 0
-    rows = np.empty(_AHEAD, np.int64)
+    rows = effects.pairs
     for block in range(first, end, _AHEAD):
-        _find_pairs(tables, batch, block, min(block + _AHEAD, end), rows)
+        _find_pairs(tables, batch, block, min(block + _AHEAD, end), rows[block - first :])
         for i in range(block, min(block + _AHEAD, end)):
             if batch.duplicate[i]:
                 continue
-            row, at, t = rows[i - block], batch.at_ms[i], _happened(batch, i)
+            row, at, t = rows[i - first], batch.at_ms[i], _happened(batch, i)
             pair = tables.pairs.rows[row]
             runs_before = pair.runs
             if pair.version == 0:
@@ -217,18 +220,37 @@ def listed_stream(row: int) -> int:
 
 @inlined
 def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s) -> None:
-    """The pair of each event, new ones added, with their rows on their way to the cache."""
-    touched = np.int64(0)
+    """The pair of each event, new ones added, with what it needs on its way to the cache."""
+    for i in range(first, end):
+        user, movie = _user_and_movie(batch, i)
+        fetch(tables.users, user)
+        fetch(tables.pairs.slots, intmap.first_slot(tables.pairs.slots, user << 32 | movie))
+        fetch(tables.buckets.slots, _first_bucket_slot(tables, movie, batch.at_ms[i]))
     for i in range(first, end):
         if not batch.duplicate[i]:
-            user = np.int64(batch.users[batch.user[i]])
-            movie = np.int64(batch.movies[batch.movie[i]])
-            rows[i - first] = pair_row(tables, user, movie)
+            rows[i - first] = pair_row(tables, *_user_and_movie(batch, i))
+            fetch(tables.pairs.rows, rows[i - first])
     for i in range(first, end):
+        _, movie = _user_and_movie(batch, i)
+        slot = tables.buckets.slots[_first_bucket_slot(tables, movie, batch.at_ms[i])]
+        fetch(tables.buckets.rows, max(slot.row - 1, 0))
         if not batch.duplicate[i]:
-            pair = tables.pairs.rows[rows[i - first]]
-            touched += pair.watch_ms + pair.version + tables.users[pair.user].events
-    tables.totals[3] = touched  # or the compiler would leave it out
+            row, session = rows[i - first], batch.session_hashes[batch.session[i]]
+            fetch(tables.pair_hours.rows, max(tables.pairs.rows[row].hours, 0))
+            if session != 0:
+                key, slots = stream_key(tables, row, session), tables.streams.slots
+                fetch(slots, intmap.first_slot(slots, key))
+                fetch(tables.streams.rows, max(tables.pairs.rows[row].streams, 0))
+
+
+@inlined
+def _first_bucket_slot(tables: Tables, movie: int, at: int) -> int:
+    return intmap.first_slot(tables.buckets.slots, movie << 32 | at // BUCKET_MS)
+
+
+@inlined
+def _user_and_movie(batch: Batch, i: int) -> tuple[int, int]:
+    return np.int64(batch.users[batch.user[i]]), np.int64(batch.movies[batch.movie[i]])
 
 
 @inlined

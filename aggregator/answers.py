@@ -146,7 +146,7 @@ def progress_columns(state: State, rows: Int64s) -> dict[str, Int64s]:
         "duration_ms": np.where(duration_ms > 0, duration_ms, NONE),
     }
     return {
-        name: known[name] if name in known else pairs[name][rows]
+        name: known[name] if name in known else pairs.of(name, rows)
         for name in Progress.__struct_fields__
     }
 
@@ -198,8 +198,8 @@ def _to_continue(state: State, user: str, limit: int) -> _Page | None:
         return _Page(rows[:0])
     pairs = state.pairs
     resume_ms = _resume_ms(state, pairs["latest_ms"][rows], state.durations_ms(rows))
-    finished = (pairs["completed_t"][rows] != NONE) & ~pairs["begun_again"][rows]
-    rows = rows[(resume_ms > 0) & ~pairs["hidden"][rows] & ~finished]
+    finished = (pairs.of("completed_t", rows) != NONE) & ~pairs.of("begun_again", rows)
+    rows = rows[(resume_ms > 0) & ~pairs.of("hidden", rows) & ~finished]
     return _Page(_newest(state, rows, limit))
 
 

@@ -53,28 +53,31 @@ def apply(state: State, command: Command, received_ms: int) -> Outcome:
 def _is_met(state: State, row: int | None, if_versions: list[int] | None) -> bool:
     if if_versions is None:
         return True
-    return row is not None and (not if_versions or int(state.pairs["version"][row]) in if_versions)
+    if row is None:
+        return False
+    return not if_versions or int(state.pairs.of("version", row)) in if_versions
 
 
 def _change(state: State, row: int, command: PairCommand, received_ms: int) -> None:
     pairs = state.pairs
-    was_complete = pairs["completed_t"][row] != NONE
+    more = pairs.more.rows[pairs.more_of(np.array([row]))[0]]
+    was_complete = more["completed_t"] != NONE
     match command:
         case SetPosition():
             _move(state, row, command.at_ms, received_ms)
         case MarkCompleted():
             if not was_complete:
-                pairs["completed_t"][row] = received_ms
-            pairs["begun_again"][row] = False
+                more["completed_t"] = received_ms
+            more["begun_again"] = False
         case UnmarkCompleted():
-            pairs["completed_t"][row] = NONE
-            pairs["begun_again"][row] = False
+            more["completed_t"] = NONE
+            more["begun_again"] = False
         case Hide():
-            pairs["hidden"][row] = True
-    more_complete = int(pairs["completed_t"][row] != NONE) - int(was_complete)
+            more["hidden"] = True
+    more_complete = int(more["completed_t"] != NONE) - int(was_complete)
     for totals, of in ((state.users, "user"), (state.movies, "movie")):
         totals["completions"][pairs[of][row]] += more_complete
-    pairs["version"][row] += 1
+    more["changes"] += 1
     state.order += 1
 
 

@@ -38,15 +38,16 @@ def _erase_pairs(state: State, rows: Int64s) -> None:
     _forget_hours(state, rows)
     for totals, of in ((state.users, users), (state.movies, movies)):
         for column in ("watch_ms", "views", "events"):
-            np.subtract.at(totals[column], of, pairs[column][rows])
+            np.subtract.at(totals[column], of, pairs.of(column, rows))
         for column, counted in (
-            ("pairs", pairs["version"][rows] > 0),
+            ("pairs", pairs.of("version", rows) > 0),
             ("viewers", pairs["events"][rows] > 0),
-            ("completions", pairs["completed_t"][rows] != NONE),
+            ("completions", pairs.of("completed_t", rows) != NONE),
         ):
             np.subtract.at(totals[column], of, counted)
     state.totals[watching.PAIRS] -= len(rows)
     state.totals[watching.STREAMS] -= lists.empty(tables, rows)
+    state.unlist_emptied()
     lost = _without_ends(state.movies, movies, first_t, last_t)
     if lost.any():
         lists.ends_of_movies(tables, len(pairs), lost)
@@ -56,10 +57,9 @@ def _erase_pairs(state: State, rows: Int64s) -> None:
 
 def _forget_hours(state: State, rows: Int64s) -> None:
     """Takes what the pairs added from the hours of their movies."""
-    kept = state.hours_of_pairs.rows
-    which, at = lists.lists_of(kept, state.pairs["hours"][rows].astype(np.int64))
+    which, hours, watch_ms = lists.hours_of(state.tables, rows)
     movies = state.pairs["movie"][rows].astype(np.int64)[which]
-    state.hours.add(movies, kept["hour"][at].astype(np.int64), -kept["watch_ms"][at])
+    state.hours.add(movies, hours, -watch_ms)
 
 
 def _without_ends(

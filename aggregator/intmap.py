@@ -13,8 +13,8 @@ Int64s = NDArray[np.int64]
 #: Beyond, probing takes long.
 LOAD_MAX = 0.75
 #: Growing by half keeps it at least half as full as it may be.
-_GROWTH = 1.5
-_SLOTS_MIN = 1 << 10
+GROWTH = 1.5
+SLOTS_MIN = 1 << 10
 
 
 class IntMap:
@@ -25,7 +25,7 @@ class IntMap:
 
     def __init__(self) -> None:
         self._seed = np.int64(secrets.randbits(63))
-        self.slots = self._allocated(_SLOTS_MIN)
+        self.slots = self._allocated(SLOTS_MIN)
 
     def find(self, keys: Int64s) -> Int64s:
         """The row of each key, NONE where there is none."""
@@ -41,7 +41,7 @@ class IntMap:
         wanted = int(keys / LOAD_MAX) + 1
         if wanted > len(self.slots) - 1:
             old = self.slots
-            self.slots = self._allocated(max(wanted, int(len(old) * _GROWTH)))
+            self.slots = self._allocated(max(wanted, int(len(old) * GROWTH)))
             intmap.move_all(old, self.slots)
 
     def keys(self) -> Int64s:

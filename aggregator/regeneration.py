@@ -206,7 +206,7 @@ def _check_log(folders: Folders, recovered: Recovered) -> None:
 def _digest_of(state: State) -> int:
     """Of how many events each pair has: that of several states is the sum, by any rules."""
     pairs = state.pairs
-    kept = np.flatnonzero(pairs["version"] > 0)
+    kept = np.flatnonzero(pairs.exist())
     users, movies = state.user_names.hashes(), state.movie_names.hashes()
     pair = users[pairs["user"][kept]] * _ODD + movies[pairs["movie"][kept]]
     mixed = (pair ^ (pair >> np.uint64(29))) * _ODD

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from aggregator.pairs import Pairs
 from aggregator.table import IndexedTable, Table
 from kernels import lists
 from kernels.rows import BUCKET, BUCKET_MS, NONE, RUN
@@ -33,7 +34,8 @@ class Runs:
     def merge(self, pair: int) -> None:
         """Replaces a pair's closed runs by their union, and notes the plays that it lacks."""
         tables = self._tables()
-        rows = lists.list_of(self.closed.rows, int(tables.pairs.rows["runs"][pair]))
+        first = int(tables.more.rows[tables.pairs.rows[pair]["more"]]["runs"])
+        rows = lists.list_of(self.closed.rows, first)
         start, end = self.closed.rows["start"][rows], self.closed.rows["end"][rows]
         merged_start, merged_end = _union(start, end)
         more = self._more_plays.setdefault(pair, Counter())
@@ -44,9 +46,7 @@ class Runs:
             ):
                 for bucket, count in zip(*np.unique_counts(buckets), strict=True):
                     more[int(bucket)] += change * int(count)
-        lists.replace_runs(
-            tables.runs, tables.pairs.rows[pair : pair + 1], merged_start, merged_end
-        )
+        lists.replace_runs(tables, pair, merged_start, merged_end)
 
     def uncount(self, pairs: Int64s) -> None:
         """Takes distinct pairs out of retention."""
@@ -108,12 +108,13 @@ class Runs:
             ),
         }
 
-    def load_arrow(self, tables: dict[str, pa.Table], firsts: NDArray[np.int32]) -> None:
-        """`firsts` get the beginnings of the lists of all pairs."""
+    def load_arrow(self, tables: dict[str, pa.Table], pairs: Pairs) -> None:
+        """`pairs` get the beginnings of their lists."""
         stored = tables["runs"]
         self.closed.load_arrow(stored.drop_columns("pair"))
-        lists.link(self.closed.rows, len(self.closed), stored["pair"].to_numpy(), firsts)
-        lists.rank_runs(self.closed.rows, firsts.astype(np.int64))
+        owners = pairs.more_of(stored["pair"].to_numpy())
+        lists.link(self.closed.rows, len(self.closed), owners, pairs.more["runs"])
+        lists.rank_runs(self.closed.rows, pairs.more["runs"].astype(np.int64))
         more = tables["more_plays"].to_pydict()
         for pair, bucket, change in zip(*more.values(), strict=True):
             self._more_plays.setdefault(pair, Counter())[bucket] = change

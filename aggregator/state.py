@@ -9,6 +9,8 @@ A pair, user or movie exists from its first change to its erasure. Its row stays
 in memory, as one that is new, and is left out of the next snapshot.
 """
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from aggregator.hours import Hours
 from aggregator.memory import grown
 from aggregator.names import Names
+from aggregator.pairs import Pairs
 from aggregator.recent import RecentHashes
 from aggregator.rules import HOURS_KEPT_DAYS, WATCHING_NOW_MS, Rules
 from aggregator.runs import Runs
@@ -26,8 +29,8 @@ from kernels.rows import (
     BUCKET_MS,
     COMPLETE_TAIL_MS,
     MOVIE,
+    NO_MORE,
     NONE,
-    PAIR,
     PAIR_HOUR,
     PARTS,
     STREAM,
@@ -68,15 +71,9 @@ class State:
         self.users = Table(USER, {"first_t": _LATE, "last_t": NONE, "first_pair": NONE})
         self.movies = Table(MOVIE, {"first_t": _LATE, "last_t": NONE})
         self.titles: dict[int, str] = {}
-        self.pairs = IndexedTable(
-            PAIR,
-            {
-                "first_t": _LATE,
-                **dict.fromkeys(("latest_t", "latest_order", "completed_t", "last_t"), NONE),
-                **dict.fromkeys(("next", "streams", "runs", "hours"), NONE),
-            },
-        )
+        self.pairs = Pairs()
         self.streams = IndexedTable(STREAM, {"last_t": NONE, "next": NONE})
+        #: Of pairs that were watched in more than one hour.
         self.hours_of_pairs = Table(PAIR_HOUR)
         self.hours = Hours(hours_kept_days)
         self.runs = Runs(lambda: self.tables)
@@ -88,7 +85,9 @@ class State:
         self._settings = watching.Settings(
             rules.max_gap_ms, rules.idle_ms, rules.complete_parts, rules.credit == "position"
         )
+        #: All streams with an event at `_listed_t` or after it, and some of those before.
         self._listed = np.empty(_LISTED_MIN, np.int64)
+        self._listed_t = 0
         self._listed_count, self._listed_max = 0, _LISTED_MIN
 
     @property
@@ -97,7 +96,8 @@ class State:
         pairs, streams, buckets = self.pairs, self.streams, self.runs.buckets
         closed, hours = self.runs.closed, self.hours_of_pairs
         return watching.Tables(
-            pairs=watching.Indexed(pairs.rows, pairs.size, pairs.index.slots),
+            pairs=watching.Indexed(pairs.rows, pairs.size, pairs.slots),
+            more=watching.Table(pairs.more.rows, pairs.more.size),
             streams=watching.Indexed(streams.rows, streams.size, streams.index.slots),
             runs=watching.Table(closed.rows, closed.size),
             pair_hours=watching.Table(hours.rows, hours.size),
@@ -148,8 +148,9 @@ class State:
         code = self.user_names.code(user)
         if code is None:
             return _NOTHING
-        rows = lists.list_of(self.pairs.rows, int(self.users.rows["first_pair"][code]))
-        return rows[self.pairs["version"][rows] > 0]
+        rows: Int64s = lists.list_of(self.pairs.rows, int(self.users.rows["first_pair"][code]))
+        exist: Int64s = rows[self.pairs.of("version", rows) > 0]
+        return exist
 
     def movie_code(self, slug: str) -> int | None:
         """The code of a movie that exists: someone watched it, or the catalogue has it."""
@@ -161,7 +162,7 @@ class State:
 
     def durations_ms(self, rows: Int64s) -> Int64s:
         """Of each pair: its own, else the catalogue's, else 0."""
-        own = self.pairs["duration_ms"][rows]
+        own = self.pairs.of("duration_ms", rows)
         return np.where(own > 0, own, self.movies["duration_ms"][self.pairs["movie"][rows]])
 
     def is_complete(self, at_ms: Int64s, duration_ms: Int64s) -> Bools:
@@ -190,7 +191,9 @@ class State:
         user_code = int(intern(self.user_names, self.users, Strings.of([user]), chosen)[0])
         movie_code = int(intern(self.movie_names, self.movies, Strings.of([slug]), chosen)[0])
         self.pairs.reserve(1)
-        return int(watching.begin_pair(self.tables, user_code, movie_code))
+        row = int(watching.begin_pair(self.tables, user_code, movie_code))
+        self.pairs.more_of(np.array([row]))  # what is done by hand stands there
+        return row
 
     def count(self, batch: Batch, received_ms: int | Int64s, duplicate: Bools) -> None:
         """The second half of `apply`."""
@@ -220,7 +223,7 @@ class State:
         at_once = max(_BUCKETS_AT_ONCE // buckets_each, 1)
         for start in range(0, len(batch), at_once):
             end = min(start + at_once, len(batch))
-            for table in (self.pairs, self.runs.closed, self.hours_of_pairs):
+            for table in (self.pairs, self.pairs.more, self.runs.closed, self.hours_of_pairs):
                 table.reserve(end - start)
             if has_sessions:
                 self.streams.reserve(end - start)
@@ -234,7 +237,7 @@ class State:
         """Counts the events from `start` to before `end`, for which there is room."""
         effects = watching.Effects(*np.empty((6, end - start), np.int64))
         self.order, credited, merging, listed = watching.count(
-            self._settings, self.tables, events, effects, start, end, self.order
+            self._settings, self.tables, events, effects, start, end, self.order, self._listed_t
         )
         self.hours.add(*(column[:credited] for column in effects[1:4]))
         for pair in np.unique(effects.merging[:merging]).tolist() if merging else ():
@@ -246,9 +249,14 @@ class State:
 
     def unlist(self, received_ms: int) -> None:
         """Forgets of what may be watched now what no longer is."""
-        listed = self._listed[: self._listed_count]
-        self._listed_count = lists.unlist(self.tables, listed, received_ms - WATCHING_NOW_MS)
+        self._listed_t = max(received_ms - WATCHING_NOW_MS, 0)
+        self.unlist_emptied()
         self._listed_max = max(2 * self._listed_count, _LISTED_MIN)
+
+    def unlist_emptied(self) -> None:
+        """The same of streams that have no events any more."""
+        listed = self._listed[: self._listed_count]
+        self._listed_count = lists.unlist(self.tables, listed, self._listed_t)
 
     # Snapshots
 
@@ -256,10 +264,10 @@ class State:
         """A frozen copy of all that exists, by table name, with rows and codes of its own."""
         has_users = self.users["pairs"] > 0
         has_movies = (self.movies["pairs"] > 0) | self.movies["described"]
-        has_pairs = self.pairs["version"] > 0
+        has_pairs = self.pairs.exist()
         users, movies, pairs = map(_renumber, (has_users, has_movies, has_pairs))
         chosen = np.flatnonzero(has_pairs)
-        runs, hours = (self.pairs[first][chosen].astype(np.int64) for first in ("runs", "hours"))
+        runs = self.pairs.of("runs", chosen).astype(np.int64)
         return {
             "users": _with_names(self.users.to_arrow(_SUMS, has_users), self.user_names, has_users),
             "movies": self._movies_to_arrow(has_movies),
@@ -269,7 +277,7 @@ class State:
             "streams": self._streams_to_arrow(has_pairs, pairs),
             "recent": self.recent.to_arrow(),
             "hours": self.hours.to_arrow(movies),
-            "pair_hours": self._pair_hours_to_arrow(hours),
+            "pair_hours": self._pair_hours_to_arrow(chosen),
             **self.runs.to_arrow(runs, pairs, movies),
         }
 
@@ -290,19 +298,17 @@ class State:
         for table, name in ((self.users, "users"), (self.movies, "movies"), (self.pairs, "pairs")):
             table.load_arrow(tables[name])
         pairs = self.pairs
-        users = pairs["user"].astype(np.int64)
-        pairs.index_all(users << 32 | pairs["movie"])
-        lists.link(pairs.rows, len(pairs), users, self.users["first_pair"])
+        owners = pairs["user"].astype(np.int64)
+        lists.link(pairs.rows, len(pairs), owners, self.users["first_pair"])
         self._load_streams(tables["streams"])
-        self.runs.load_arrow(tables, pairs["runs"])
-        hours = tables["pair_hours"]
-        self.hours_of_pairs.load_arrow(hours.drop_columns("pair"))
-        lists.link(self.hours_of_pairs.rows, len(hours), hours["pair"].to_numpy(), pairs["hours"])
+        self.runs.load_arrow(tables, pairs)
+        self._load_pair_hours(tables["pair_hours"])
         self.hours.load_arrow(tables["hours"], extra["fold_before"])
         self.recent.load_arrow(tables["recent"], extra["young_since_ms"])
         self.order = extra["order"]
         newest_t = int(self.movies["last_t"].max(initial=NONE))
-        self._listed = lists.list_live(self.tables, newest_t - WATCHING_NOW_MS)
+        self._listed_t = max(newest_t - WATCHING_NOW_MS, 0)
+        self._listed = lists.list_live(self.tables, self._listed_t)
         self._listed_count = len(self._listed)
         self.totals[watching.USERS] = np.count_nonzero(self.users["pairs"])
         self.totals[watching.PAIRS] = len(pairs)
@@ -325,7 +331,7 @@ class State:
                 [
                     np.zeros(len(nameless), np.int64)
                     if name == "session_hash"
-                    else self.pairs[name][nameless],
+                    else self.pairs.of(name, nameless),
                     self.streams[name][named],
                 ]
             )
@@ -336,22 +342,36 @@ class State:
     def _load_streams(self, stored: pa.Table) -> None:
         columns = {name: stored[name].to_numpy() for name in ("pair", *_STREAM_COLUMNS)}
         named = columns["session_hash"] != 0
-        pair = columns["pair"][~named]
-        for name in ("last_t", "last_at", "run_start"):
-            self.pairs[name][pair] = columns[name][~named]
+        self._load_nameless({name: column[~named] for name, column in columns.items()})
         self.streams.add(
             int(np.count_nonzero(named)),
             **{name: column[named] for name, column in columns.items()},
         )
         self.streams.reserve(0)
         lists.index_streams(self.tables)
-        owners = columns["pair"][named].astype(np.int64)
-        lists.link(self.streams.rows, len(self.streams), owners, self.pairs["streams"])
+        owners = self.pairs.more_of(columns["pair"][named])
+        lists.link(self.streams.rows, len(self.streams), owners, self.pairs.more["streams"])
 
-    def _pair_hours_to_arrow(self, firsts: Int64s) -> pa.Table:
-        pair, rows = lists.lists_of(self.hours_of_pairs.rows, firsts)
-        hour, watch_ms = (self.hours_of_pairs.rows[name][rows] for name in ("hour", "watch_ms"))
-        return pa.table({"pair": pair, "hour": hour, "watch_ms": watch_ms})
+    def _load_nameless(self, stored: dict[str, NDArray[Any]]) -> None:
+        pairs, rows = self.pairs, stored["pair"]
+        pairs["run_start"][rows] = stored["run_start"]
+        last_t, last_at = np.full(len(pairs), NONE, np.int64), np.zeros(len(pairs), np.int64)
+        last_t[rows], last_at[rows] = stored["last_t"], stored["last_at"]
+        is_evident = (last_t == pairs["last_t"]) & (last_at == pairs["last_at"])
+        rows = np.flatnonzero(~is_evident | (pairs["more"] != NO_MORE))
+        more = pairs.more_of(rows)
+        pairs.more["last_t"][more], pairs.more["last_at"][more] = last_t[rows], last_at[rows]
+
+    def _pair_hours_to_arrow(self, chosen: Int64s) -> pa.Table:
+        pair, hour, watch_ms = lists.hours_of(self.tables, chosen)
+        return pa.table({"pair": pair, "hour": hour.astype(np.int32), "watch_ms": watch_ms})
+
+    def _load_pair_hours(self, stored: pa.Table) -> None:
+        pair, hour = stored["pair"].to_numpy(), stored["hour"].to_numpy()
+        left = lists.take_first_hours(self.pairs.rows, frozen(pair), frozen(hour))
+        others = stored.filter(pa.array(left))
+        self.hours_of_pairs.load_arrow(others.drop_columns("pair"))
+        lists.link(self.hours_of_pairs.rows, len(others), pair[left], self.pairs["hours"])
 
 
 def intern(names: Names, totals: Table, wanted: Strings, chosen: Bools) -> NDArray[np.int32]:

@@ -39,6 +39,10 @@ class Table:
     def __getitem__(self, column: str) -> Column:
         return self.rows[column][: self.size[0]]
 
+    def of(self, column: str, rows: Any) -> Any:
+        """The values of a column in `rows`, which are numbers or what else an index can be."""
+        return self[column][rows]
+
     def reserve(self, rows: int) -> None:
         """Makes room for so many more."""
         self.rows = grown(self.rows, len(self) + rows)
@@ -62,7 +66,7 @@ class Table:
     def to_arrow(self, columns: tuple[str, ...], chosen: Bools | None = None) -> pa.Table:
         """A copy of these columns of the `chosen` rows, or of all."""
         rows = slice(None) if chosen is None else np.flatnonzero(chosen)
-        return pa.table({name: pa.array(self[name][rows].copy()) for name in columns})
+        return pa.table({name: pa.array(self.of(name, rows).copy()) for name in columns})
 
     def load_arrow(self, stored: pa.Table) -> None:
         """Fills an empty table; what `stored` lacks is as in new rows."""

@@ -29,14 +29,14 @@ def tables_of(state: State) -> dict[str, pa.Table]:
 
 
 def _progress(state: State) -> pa.Table:
-    rows = np.flatnonzero(state.pairs["version"] > 0)
+    rows = np.flatnonzero(state.pairs.exist())
     return pa.table(
         {
             "user": _names(state.user_names, state.pairs["user"][rows]),
             "slug": _names(state.movie_names, state.pairs["movie"][rows]),
             **{name: _nullable(c) for name, c in progress_columns(state, rows).items()},
-            "begun_again": pa.array(state.pairs["begun_again"][rows]),
-            "hidden": pa.array(state.pairs["hidden"][rows]),
+            "begun_again": pa.array(state.pairs.of("begun_again", rows)),
+            "hidden": pa.array(state.pairs.of("hidden", rows)),
         }
     )
 

@@ -34,7 +34,7 @@ def warm_up() -> None:
     loaded.add_pair("u", "n")
     loaded.apply(batch, np.full(len(batch), _NOW_MS))
     loaded.user_names.intern(Strings.of(["w"] * 1_000), np.ones(1_000, np.bool_))
-    loaded.pairs.index.reserve(10_000)
+    loaded.pairs.reserve(10_000)
     for user in ("u", "v"):
         erasure.erase(loaded, user, None)
 

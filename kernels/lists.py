@@ -5,17 +5,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels import pair_index
 from kernels.compiler import called, inlined, kernel
-from kernels.intmap import find, insert
-from kernels.rows import BUCKET_MS, NONE
+from kernels.intmap import insert
+from kernels.rows import BUCKET_MS, NO_MORE, NONE
 from kernels.watching import (
     Table,
     Tables,
     allocate,
+    empty_more,
     empty_pair,
+    exists,
     find_bucket,
     listed_pair,
     listed_stream,
+    nameless_last,
     stream_key,
 )
 
@@ -33,10 +37,16 @@ def rows_of_pairs(tables: Tables, users: Int64s, movies: Int64s) -> Int64s:
     rows = np.full(len(users), NONE, np.int64)
     for i in range(len(users)):
         if users[i] != NONE and movies[i] != NONE:
-            row = find(tables.pairs.slots, users[i] << 32 | movies[i])
-            if row != NONE and tables.pairs.rows[row].version > 0:
+            row = pair_index.find(tables.pairs.slots, tables.pairs.rows, users[i], movies[i])
+            if row != NONE and _exists(tables, row):
                 rows[i] = row
     return rows
+
+
+@inlined
+def _exists(tables: Tables, row: int) -> bool:
+    pair = tables.pairs.rows[row]
+    return exists(pair, tables.more.rows[pair.more])
 
 
 @kernel
@@ -72,6 +82,47 @@ def lists_of(rows: Rows, firsts: Int64s) -> tuple[Int64s, Int64s]:
 
 
 @kernel
+def hours_of(tables: Tables, rows: Int64s) -> Columns:
+    """What each pair added by hour: the index of the pair, the hour and the watch time."""
+    count = 0
+    for i in range(len(rows)):
+        pair = tables.pairs.rows[rows[i]]
+        count += pair.hour != NONE
+        at = pair.hours
+        while at != NONE:
+            count, at = count + 1, tables.pair_hours.rows[at].next
+    which, hours = np.empty(count, np.int64), np.empty(count, np.int64)
+    watch_ms = np.empty(count, np.int64)
+    count = 0
+    for i in range(len(rows)):
+        pair = tables.pairs.rows[rows[i]]
+        if pair.hour == NONE:
+            continue
+        first, at = count, pair.hours
+        which[first], hours[first], watch_ms[first] = i, pair.hour, pair.watch_ms
+        count += 1
+        while at != NONE:
+            other = tables.pair_hours.rows[at]
+            which[count], hours[count], watch_ms[count] = i, other.hour, other.watch_ms
+            watch_ms[first] -= other.watch_ms
+            count, at = count + 1, other.next
+    return which, hours, watch_ms
+
+
+@kernel
+def take_first_hours(pairs: Rows, owners: Int64s, hours: Int32s) -> Bools:
+    """Gives each pair that has no hour its first; which hours are left."""
+    left = np.zeros(len(owners), np.bool_)
+    for i in range(len(owners)):
+        pair = pairs[owners[i]]
+        if pair.hour == NONE:
+            pair.hour = hours[i]
+        else:
+            left[i] = True
+    return left
+
+
+@kernel
 def link(rows: Rows, count: int, owners: Int64s, firsts: Rows) -> None:
     """Makes lists of the first `count` rows, each of its owner, in order; `firsts` get theirs."""
     for row in range(count - 1, -1, -1):
@@ -104,40 +155,43 @@ def release(table: Table, first: int) -> None:
 
 
 @kernel
-def replace_runs(runs: Table, pair: Rows, start: Int64s, end: Int64s) -> None:
+def replace_runs(tables: Tables, row: int, start: Int64s, end: Int64s) -> None:
     """Makes these the closed runs of a pair; there are no more of them than it has."""
-    release(runs, pair[0].runs)
-    pair[0].runs = NONE
+    runs, more = tables.runs, tables.more.rows[tables.pairs.rows[row].more]
+    release(runs, more.runs)
+    more.runs = NONE
     for i in range(len(start)):
-        row = allocate(runs)
-        run = runs.rows[row]
-        run.start, run.end, run.rank, run.next = start[i], end[i], i + 1, pair[0].runs
-        pair[0].runs = row
+        allocated = allocate(runs)
+        run = runs.rows[allocated]
+        run.start, run.end, run.rank, run.next = start[i], end[i], i + 1, more.runs
+        more.runs = allocated
 
 
 @called
 def _intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
     """Start and end of all runs of a pair that cover anything, closed and open, by start."""
     pair = tables.pairs.rows[row]
+    more = tables.more.rows[pair.more]
+    last_at = nameless_last(pair, more)[1]
     count = 1
-    at = pair.streams
+    at = more.streams
     while at != NONE:
         count, at = count + 1, tables.streams.rows[at].next
-    if pair.runs != NONE:
-        count += tables.runs.rows[pair.runs].rank
+    if more.runs != NONE:
+        count += tables.runs.rows[more.runs].rank
     start, end = np.empty(count, np.int64), np.empty(count, np.int64)
     count = 0
-    if pair.last_at > pair.run_start:
-        start[0], end[0] = pair.run_start, pair.last_at
+    if last_at > pair.run_start:
+        start[0], end[0] = pair.run_start, last_at
         count = 1
-    at = pair.streams
+    at = more.streams
     while at != NONE:
         stream = tables.streams.rows[at]
         if stream.last_at > stream.run_start:
             start[count], end[count] = stream.run_start, stream.last_at
             count += 1
         at = stream.next
-    at = pair.runs
+    at = more.runs
     while at != NONE:
         run = tables.runs.rows[at]
         start[count], end[count] = run.start, run.end
@@ -152,8 +206,9 @@ def unique_ms(tables: Tables, rows: Int64s) -> Int64s:
     lengths = np.zeros(len(rows), np.int64)
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]
-        if pair.runs == NONE and pair.streams == NONE:
-            lengths[i] = pair.last_at - pair.run_start
+        more = tables.more.rows[pair.more]
+        if more.runs == NONE and more.streams == NONE:
+            lengths[i] = nameless_last(pair, more)[1] - pair.run_start
             continue
         start, end = _intervals(tables, rows[i])
         reached = np.int64(0)
@@ -204,20 +259,20 @@ def empty(tables: Tables, rows: Int64s) -> int:
     streams = 0
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]
-        streams += pair.last_t != NONE
-        at = pair.streams
+        more = tables.more.rows[pair.more]
+        streams += nameless_last(pair, more)[0] != NONE
+        at = more.streams
         while at != NONE:
             stream = tables.streams.rows[at]
             streams += stream.last_t != NONE
             stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
             stream.been_from = stream.been_to = 0
             at = stream.next
-        release(tables.runs, pair.runs)
+        release(tables.runs, more.runs)
         release(tables.pair_hours, pair.hours)
-        pair.runs = pair.hours = NONE
-        was_listed = pair.is_listed
         empty_pair(pair)
-        pair.is_listed = was_listed
+        if pair.more != NO_MORE:
+            empty_more(more)
     return streams
 
 
@@ -248,7 +303,8 @@ def ends_of_user(tables: Tables, user: int) -> None:
 @inlined
 def _last_t(tables: Tables, row: int) -> int:
     pair = tables.pairs.rows[row]
-    highest, at = pair.last_t, pair.streams
+    more = tables.more.rows[pair.more]
+    highest, at = nameless_last(pair, more)[0], more.streams
     while at != NONE:
         stream = tables.streams.rows[at]
         highest, at = max(highest, stream.last_t), stream.next
@@ -273,14 +329,9 @@ def unlist(tables: Tables, listed: Int64s, since_t: int) -> int:
     left = 0
     for i in range(len(listed)):
         _, last_t = _listed(tables, listed[i])
-        row = listed[i] >> 1
         if last_t >= since_t:
             listed[left] = listed[i]
             left += 1
-        elif listed[i] & 1:
-            tables.streams.rows[row].is_listed = False
-        else:
-            tables.pairs.rows[row].is_listed = False
     return left
 
 
@@ -291,24 +342,26 @@ def _listed(tables: Tables, listed: int) -> tuple[int, int]:
     if listed & 1:
         stream = tables.streams.rows[row]
         return np.int64(stream.pair), stream.last_t
-    return row, tables.pairs.rows[row].last_t
+    return row, _nameless_t(tables, row)
+
+
+@inlined
+def _nameless_t(tables: Tables, row: int) -> int:
+    pair = tables.pairs.rows[row]
+    return nameless_last(pair, tables.more.rows[pair.more])[0]
 
 
 @kernel
 def list_live(tables: Tables, since_t: int) -> Int64s:
-    """Lists all streams that were watched since then, in new tables."""
+    """Lists all streams that were watched since then."""
     listed = np.empty(tables.pairs.size[0] + tables.streams.size[0], np.int64)
     count = 0
     for row in range(tables.pairs.size[0]):
-        pair = tables.pairs.rows[row]
-        pair.is_listed = pair.last_t >= since_t
-        if pair.is_listed:
+        if _nameless_t(tables, row) >= since_t:
             listed[count] = listed_pair(row)
             count += 1
     for row in range(tables.streams.size[0]):
-        stream = tables.streams.rows[row]
-        stream.is_listed = stream.last_t >= since_t
-        if stream.is_listed:
+        if tables.streams.rows[row].last_t >= since_t:
             listed[count] = listed_stream(row)
             count += 1
     return listed[:count].copy()

@@ -16,36 +16,46 @@ PARTS = 1_000_000
 #: A movie is complete this close to its end, whatever its length.
 COMPLETE_TAIL_MS = 1_000
 
-#: A user and a movie. Two lines of the processor's cache.
+#: A user and a movie, packed. Its stream without a session is where its latest moment is,
+#: unless there is `more`. The hour of the first credit has what `hours` leave of `watch_ms`.
 PAIR = np.dtype(
     [
         ("watch_ms", np.int64),
         ("latest_ms", np.int64),
         ("latest_t", np.int64),
         ("latest_order", np.int64),
-        ("furthest_ms", np.int64),
-        ("duration_ms", np.int64),
-        ("completed_t", np.int64),
         ("first_t", np.int64),
-        # The stream without a session.
-        ("last_t", np.int64),
-        ("last_at", np.int64),
-        ("run_start", np.int64),
+        ("run_start", np.int64),  # of the stream without a session
         ("user", np.int32),
         ("movie", np.int32),
         ("next", np.int32),  # pair of the user
+        ("hour", np.int32),
+        ("hours", np.int32),
+        ("more", np.int32),
+        ("events", np.int32),
+    ]
+)
+
+#: What most pairs have no need to say. The first row is that of all pairs without one of
+#: their own, and is never written to.
+MORE = np.dtype(
+    [
+        ("furthest_ms", np.int64),
+        ("duration_ms", np.int64),
+        ("completed_t", np.int64),
+        # The stream without a session.
+        ("last_t", np.int64),
+        ("last_at", np.int64),
         ("streams", np.int32),
         ("runs", np.int32),
-        ("hours", np.int32),
-        ("events", np.int32),
         ("views", np.int32),
-        ("version", np.int32),
+        ("changes", np.int32),  # by hand
         ("begun_again", np.bool_),
         ("hidden", np.bool_),
-        ("is_listed", np.bool_),  # among those that may be watched now
     ],
     align=True,
 )
+NO_MORE = 0
 
 #: A stream of a pair that has a session.
 STREAM = np.dtype(
@@ -59,7 +69,6 @@ STREAM = np.dtype(
         # Of a pair's first stream: buckets that the pair has been in, all of them.
         ("been_from", np.int32),
         ("been_to", np.int32),
-        ("is_listed", np.bool_),
     ],
     align=True,
 )
@@ -69,7 +78,7 @@ RUN = np.dtype(
     [("start", np.int64), ("end", np.int64), ("rank", np.int32), ("next", np.int32)], align=True
 )
 
-#: What a pair added in an hour; an hour may stand there several times.
+#: What a pair added in another hour than its first; it may stand there several times.
 PAIR_HOUR = np.dtype([("watch_ms", np.int64), ("hour", np.int32), ("next", np.int32)], align=True)
 
 _SUMS = [

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import intmap
+from kernels import intmap, pair_index
 from kernels.ahead import fetch
 from kernels.compiler import in_place, inlined, kernel
 from kernels.hashing import mix
-from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, HOUR_MS, NONE, PARTS
+from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, HOUR_MS, NO_MORE, NONE, PARTS
 
 Rows = NDArray[Any]
 Int32s = NDArray[np.int32]
@@ -56,6 +56,7 @@ class Tables(NamedTuple):
     """All that a state is made of."""
 
     pairs: Indexed
+    more: Table
     streams: Indexed
     runs: Table
     pair_hours: Table
@@ -111,11 +112,13 @@ def count(
     first: int,
     end: int,
     order: int,
+    listed_t: int,
 ) -> tuple[int, int, int, int]:
     """Counts the events from `first` to before `end`; there is room for what they add.
 
-    `order` is the number of the next change. Returns the next one then, and how many
-    credits, pairs to merge and newly listed there are in `effects`.
+    `order` is the number of the next change; streams with an event at `listed_t` or after
+    it are listed. Returns the next order then, and how many credits, pairs to merge and
+    newly listed there are in `effects`.
     """
     credited = merging = listed = 0
     rows = effects.pairs
@@ -126,18 +129,23 @@ def count(
                 continue
             row, at, t = rows[i - first], batch.at_ms[i], _happened(batch, i)
             pair = tables.pairs.rows[row]
-            runs_before = pair.runs
-            if pair.version == 0:
-                _begin(tables, pair)
-            _move(pair, at, t, order)
-            order += 1
-            if len(batch.duration_ms) and batch.duration_ms[i] > 0:
-                pair.duration_ms = batch.duration_ms[i]
-            _complete(settings, tables, pair, at, t)
+            user, movie = tables.users[pair.user], tables.movies[pair.movie]
             session = batch.session_hashes[batch.session[i]]
-            stream = NONE if session == 0 else _stream_row(tables, row, session)
+            duration = batch.duration_ms[i] if len(batch.duration_ms) else np.int64(0)
+            is_more = session != 0 or duration > 0 or not _is_evident(settings, pair, movie, at, t)
+            if is_more and pair.more == NO_MORE:
+                give_more(tables.more, pair)
+            more = tables.more.rows[pair.more]
+            runs_before = more.runs
+            if not exists(pair, more):
+                _begin(tables.totals, user, movie)
+            _complete(settings, more, user, movie, duration, at, t)
+            stream = NONE if session == 0 else _stream_row(tables, row, more, session)
+            was_listed = _last_t(tables.streams.rows, pair, more, stream) >= listed_t
             credit, is_view = _follow(settings, tables, row, stream, at, t)
-            _add_sums(tables, pair, t, credit, is_view)
+            _move(pair, more, at, t, order)
+            order += 1
+            _add_sums(pair, more, user, movie, t, credit, is_view)
             if credit > 0:
                 hour = t // HOUR_MS
                 _add_hour(tables.pair_hours, pair, hour, credit)
@@ -145,12 +153,12 @@ def count(
                 effects.hours[credited] = hour
                 effects.watch_ms[credited] = credit
                 credited += 1
-            if _is_newly_listed(tables, pair, stream):
+            if not was_listed and _last_t(tables.streams.rows, pair, more, stream) >= listed_t:
                 effects.listed[listed] = (
                     listed_pair(row) if stream == NONE else listed_stream(stream)
                 )
                 listed += 1
-            if pair.runs != runs_before and _is_to_merge(tables.runs.rows[pair.runs].rank):
+            if more.runs != runs_before and _is_to_merge(tables.runs.rows[more.runs].rank):
                 effects.merging[merging] = row
                 merging += 1
     return order, credited, merging, listed
@@ -165,40 +173,60 @@ def _happened(batch: Batch, i: int) -> int:
 
 
 @inlined
-def _move(pair: Any, at: int, t: int, order: int) -> None:
+def exists(pair: Any, more: Any) -> bool:
+    return pair.events > 0 or more.changes > 0
+
+
+@inlined
+def _is_evident(settings: Settings, pair: Any, movie: Any, at: int, t: int) -> bool:
+    """Whether a pair without `more` needs none for an event without session and duration."""
+    if settings.by_position and _is_complete(settings, movie.duration_ms, at):
+        return False
+    return pair.events == 0 or _goes_on(settings, pair.latest_t, pair.latest_ms, at, t)
+
+
+@inlined
+def _complete(
+    settings: Settings, more: Any, user: Any, movie: Any, given: int, at: int, t: int
+) -> None:
+    """Latches completion; what happens after it begins the movie again."""
+    if given > 0:
+        more.duration_ms = given
+    duration = more.duration_ms if more.duration_ms > 0 else movie.duration_ms
+    if more.completed_t != NONE:
+        more.begun_again |= t >= more.completed_t
+    elif settings.by_position and _is_complete(settings, duration, at):
+        more.completed_t = t
+        user.completions += 1
+        movie.completions += 1
+
+
+@inlined
+def _move(pair: Any, more: Any, at: int, t: int, order: int) -> None:
     """The latest moment is that of the highest t, the later arrival at a tie."""
     if t >= pair.latest_t:
         pair.latest_t, pair.latest_ms, pair.latest_order = t, at, order
-    pair.furthest_ms = max(pair.furthest_ms, at)
-    pair.hidden = False
+    if pair.more != NO_MORE:
+        more.furthest_ms = max(more.furthest_ms, at)
+        more.hidden = False
 
 
 @inlined
-def _complete(settings: Settings, tables: Tables, pair: Any, at: int, t: int) -> None:
-    """Latches completion; what happens after it begins the movie again."""
-    if pair.completed_t != NONE:
-        pair.begun_again |= t >= pair.completed_t
-    elif settings.by_position and _is_complete(settings, pair, tables.movies[pair.movie], at):
-        pair.completed_t = t
-        tables.users[pair.user].completions += 1
-        tables.movies[pair.movie].completions += 1
-
-
-@inlined
-def _add_sums(tables: Tables, pair: Any, t: int, credit: int, is_view: bool) -> None:
+def _add_sums(
+    pair: Any, more: Any, user: Any, movie: Any, t: int, credit: int, is_view: bool
+) -> None:
     """Adds an event to its pair, user and movie."""
-    user, movie = tables.users[pair.user], tables.movies[pair.movie]
     is_first = pair.events == 0
     user.viewers += is_first
     movie.viewers += is_first
-    pair.version += 1
     pair.first_t = min(pair.first_t, t)
     user.first_t, movie.first_t = min(user.first_t, t), min(movie.first_t, t)
     user.last_t, movie.last_t = max(user.last_t, t), max(movie.last_t, t)
     pair.events += 1
     user.events += 1
     movie.events += 1
-    pair.views += is_view
+    if pair.more != NO_MORE:
+        more.views += is_view
     user.views += is_view
     movie.views += is_view
     pair.watch_ms += credit
@@ -221,26 +249,28 @@ def listed_stream(row: int) -> int:
 @inlined
 def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s) -> None:
     """The pair of each event, new ones added, with what it needs on its way to the cache."""
+    slots = tables.pairs.slots
     for i in range(first, end):
-        user, movie = _user_and_movie(batch, i)
+        user, movie = _names_of(batch, i)
         fetch(tables.users, user)
-        fetch(tables.pairs.slots, intmap.first_slot(tables.pairs.slots, user << 32 | movie))
+        fetch(slots, pair_index.first_place(slots, pair_index.hash_of(slots, user, movie)))
         fetch(tables.buckets.slots, _first_bucket_slot(tables, movie, batch.at_ms[i]))
     for i in range(first, end):
-        if not batch.duplicate[i]:
-            rows[i - first] = pair_row(tables, *_user_and_movie(batch, i))
-            fetch(tables.pairs.rows, rows[i - first])
-    for i in range(first, end):
-        _, movie = _user_and_movie(batch, i)
+        user, movie = _names_of(batch, i)
+        row = pair_index.guess(slots, pair_index.hash_of(slots, user, movie))
+        fetch(tables.pairs.rows, max(row, 0))
         slot = tables.buckets.slots[_first_bucket_slot(tables, movie, batch.at_ms[i])]
         fetch(tables.buckets.rows, max(slot.row - 1, 0))
+    for i in range(first, end):
         if not batch.duplicate[i]:
-            row, session = rows[i - first], batch.session_hashes[batch.session[i]]
-            fetch(tables.pair_hours.rows, max(tables.pairs.rows[row].hours, 0))
+            user, movie = _names_of(batch, i)
+            row = pair_row(tables, user, movie)
+            rows[i - first] = row
+            fetch(tables.more.rows, tables.pairs.rows[row].more)
+            session = batch.session_hashes[batch.session[i]]
             if session != 0:
-                key, slots = stream_key(tables, row, session), tables.streams.slots
-                fetch(slots, intmap.first_slot(slots, key))
-                fetch(tables.streams.rows, max(tables.pairs.rows[row].streams, 0))
+                key, of_streams = stream_key(tables, row, session), tables.streams.slots
+                fetch(of_streams, intmap.first_slot(of_streams, key))
 
 
 @inlined
@@ -249,21 +279,23 @@ def _first_bucket_slot(tables: Tables, movie: int, at: int) -> int:
 
 
 @inlined
-def _user_and_movie(batch: Batch, i: int) -> tuple[int, int]:
+def _names_of(batch: Batch, i: int) -> tuple[int, int]:
+    """The user and the movie of an event."""
     return np.int64(batch.users[batch.user[i]]), np.int64(batch.movies[batch.movie[i]])
 
 
 @inlined
 def pair_row(tables: Tables, user: int, movie: int) -> int:
     """The row of a pair; one that is new stands first in its user's list."""
-    row = intmap.find_or_reserve(tables.pairs.slots, user << 32 | movie, tables.pairs.size)
+    slots, rows, size = tables.pairs.slots, tables.pairs.rows, tables.pairs.size
+    row = pair_index.find_or_reserve(slots, rows, user, movie, size[0])
     if row != NONE:
         return row
-    row = tables.pairs.size[0]
-    tables.pairs.size[0] = row + 1
-    pair, owner = tables.pairs.rows[row], tables.users[user]
+    row = size[0]
+    size[0] = row + 1
+    pair, owner = rows[row], tables.users[user]
     pair.user, pair.movie, pair.next = user, movie, owner.first_pair
-    pair.streams = pair.runs = pair.hours = NONE
+    pair.more = NO_MORE
     empty_pair(pair)
     owner.first_pair = row
     return row
@@ -273,15 +305,14 @@ def pair_row(tables: Tables, user: int, movie: int) -> int:
 def begin_pair(tables: Tables, user: int, movie: int) -> int:
     """The row of a pair that does not exist yet, and does from now on; there is room."""
     row = pair_row(tables, np.int64(user), np.int64(movie))
-    _begin(tables, tables.pairs.rows[row])
+    _begin(tables.totals, tables.users[user], tables.movies[movie])
     return row
 
 
 @inlined
-def _begin(tables: Tables, pair: Any) -> None:
-    user, movie = tables.users[pair.user], tables.movies[pair.movie]
-    tables.totals[PAIRS] += 1
-    tables.totals[USERS] += user.pairs == 0
+def _begin(totals: Int64s, user: Any, movie: Any) -> None:
+    totals[PAIRS] += 1
+    totals[USERS] += user.pairs == 0
     user.pairs += 1
     movie.pairs += 1
 
@@ -289,12 +320,33 @@ def _begin(tables: Tables, pair: Any) -> None:
 @inlined
 def empty_pair(pair: Any) -> None:
     """Makes all of it as it is before the first change, but for what it refers to."""
-    pair.watch_ms = pair.latest_ms = pair.furthest_ms = pair.duration_ms = 0
-    pair.latest_t = pair.latest_order = pair.completed_t = pair.last_t = NONE
+    pair.watch_ms = pair.latest_ms = pair.run_start = 0
+    pair.latest_t = pair.latest_order = NONE
     pair.first_t = np.iinfo(np.int64).max
-    pair.last_at = pair.run_start = 0
-    pair.events = pair.views = pair.version = 0
-    pair.begun_again = pair.hidden = pair.is_listed = False
+    pair.hour = pair.hours = NONE
+    pair.events = 0
+
+
+@inlined
+def empty_more(more: Any) -> None:
+    """As `empty_pair`."""
+    more.furthest_ms = more.duration_ms = more.last_at = 0
+    more.completed_t = more.last_t = more.runs = NONE
+    more.views = more.changes = 0
+    more.begun_again = more.hidden = False
+
+
+@inlined
+def give_more(table: Table, pair: Any) -> None:
+    """A row of its own for a pair without, which says what was evident; there is room."""
+    pair.more = table.size[0]
+    table.size[0] += 1
+    more = table.rows[pair.more]
+    empty_more(more)
+    more.streams = NONE
+    more.furthest_ms = more.last_at = pair.latest_ms
+    more.last_t = pair.latest_t
+    more.views = pair.events > 0
 
 
 @inlined
@@ -304,7 +356,7 @@ def stream_key(tables: Tables, pair: int, session: int) -> int:
 
 
 @inlined
-def _stream_row(tables: Tables, pair: int, session: int) -> int:
+def _stream_row(tables: Tables, pair: int, more: Any, session: int) -> int:
     """The row of a stream; one that is new stands first in its pair's list."""
     streams = tables.streams
     key = stream_key(tables, pair, session)
@@ -316,23 +368,27 @@ def _stream_row(tables: Tables, pair: int, session: int) -> int:
     stream = streams.rows[row]
     stream.session_hash, stream.pair = session, pair
     stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
-    stream.is_listed = False
-    stream.next = tables.pairs.rows[pair].streams
+    stream.next = more.streams
     stream.been_from = stream.been_to = 0
     if stream.next != NONE:
         before = streams.rows[stream.next]
         stream.been_from, stream.been_to = before.been_from, before.been_to
-    tables.pairs.rows[pair].streams = row
+    more.streams = row
     return row
 
 
 @inlined
-def _is_complete(settings: Settings, pair: Any, movie: Any, at: int) -> bool:
+def _is_complete(settings: Settings, duration: int, at: int) -> bool:
     """Whether `at` is at or past the end, as far as completion goes."""
-    duration = pair.duration_ms if pair.duration_ms > 0 else movie.duration_ms
     return duration > 0 and (
         at * PARTS >= settings.complete_parts * duration or duration - at <= COMPLETE_TAIL_MS
     )
+
+
+@inlined
+def _goes_on(settings: Settings, last_t: int, last_at: int, at: int, t: int) -> bool:
+    """Whether an event goes on with a run: it is neither late nor idle, and no seek."""
+    return 0 <= t - last_t <= settings.idle_ms and 0 <= at - last_at <= settings.max_gap_ms
 
 
 @inlined
@@ -341,55 +397,52 @@ def _follow(
 ) -> tuple[int, bool]:
     """What an event adds to its stream: the credit, and whether it opens a view."""
     pair = tables.pairs.rows[row]
+    more = tables.more.rows[pair.more]
     if stream == NONE:
-        last_t, last_at, run_start = pair.last_t, pair.last_at, pair.run_start
+        last_t, last_at = nameless_last(pair, more)
+        run_start = pair.run_start
     else:
         named = tables.streams.rows[stream]
         last_t, last_at, run_start = named.last_t, named.last_at, named.run_start
-    credit = np.int64(0)
+    credit = np.int64(0) if settings.by_position else at
     if last_t == NONE:  # 1
         tables.totals[STREAMS] += 1
-        is_view = True
-        run_start = last_at = at
-        last_t = t
-        if not settings.by_position:
-            credit = at
-    elif not settings.by_position:
-        is_view = t - last_t > settings.idle_ms
-        last_t = max(last_t, t)
-        credit = at
+        run_start = at
     elif t < last_t:  # 2
         return credit, False
-    else:
-        step = at - last_at
-        is_view = t - last_t > settings.idle_ms  # 3
-        if not is_view and 0 <= step <= settings.max_gap_ms:  # 4
-            _lengthen(tables, row, run_start, last_at, at)
-            credit = step
-        else:
-            if last_at > run_start:
-                _close_run(tables.runs, pair, run_start, last_at)
-            run_start = at
-        last_t, last_at = t, at
+    elif not settings.by_position:
+        run_start = at  # positions mean nothing, so runs cover nothing
+    elif _goes_on(settings, last_t, last_at, at, t):  # 4
+        _lengthen(tables, row, run_start, last_at, at)
+        credit = at - last_at
+    else:  # 3
+        if last_at > run_start:
+            _close_run(tables.runs, more, run_start, last_at)
+        run_start = at
     if stream == NONE:
-        pair.last_t, pair.last_at, pair.run_start = last_t, last_at, run_start
+        pair.run_start = run_start
+        if pair.more != NO_MORE:  # else the latest moment tells
+            more.last_t, more.last_at = t, at
     else:
         named = tables.streams.rows[stream]
-        named.last_t, named.last_at, named.run_start = last_t, last_at, run_start
-    return credit, is_view
+        named.last_t, named.last_at, named.run_start = t, at, run_start
+    return credit, last_t == NONE or t - last_t > settings.idle_ms
 
 
 @inlined
-def _is_newly_listed(tables: Tables, pair: Any, stream: int) -> bool:
-    """Whether a stream was not listed; it is now."""
+def nameless_last(pair: Any, more: Any) -> tuple[int, int]:
+    """Where the stream without a session is: last t, NONE without events, and last at."""
+    if pair.more == NO_MORE:
+        return pair.latest_t, pair.latest_ms
+    return more.last_t, more.last_at
+
+
+@inlined
+def _last_t(streams: Rows, pair: Any, more: Any, stream: int) -> int:
+    """Of a stream of a pair, NONE being the one without a session."""
     if stream == NONE:
-        was_listed = pair.is_listed
-        pair.is_listed = True
-    else:
-        named = tables.streams.rows[stream]
-        was_listed = named.is_listed
-        named.is_listed = True
-    return not was_listed
+        return nameless_last(pair, more)[0]
+    return streams[stream].last_t
 
 
 @inlined
@@ -405,12 +458,12 @@ def allocate(table: Table) -> int:
 
 
 @inlined
-def _close_run(runs: Table, pair: Any, start: int, end: int) -> None:
+def _close_run(runs: Table, more: Any, start: int, end: int) -> None:
     row = allocate(runs)
     run = runs.rows[row]
-    run.start, run.end, run.next = start, end, pair.runs
-    run.rank = 1 if pair.runs == NONE else runs.rows[pair.runs].rank + 1
-    pair.runs = row
+    run.start, run.end, run.next = start, end, more.runs
+    run.rank = 1 if more.runs == NONE else runs.rows[more.runs].rank + 1
+    more.runs = row
 
 
 @inlined
@@ -421,6 +474,10 @@ def _is_to_merge(runs: int) -> bool:
 
 @inlined
 def _add_hour(hours: Table, pair: Any, hour: int, credit: int) -> None:
+    if pair.hour == NONE:
+        pair.hour = hour
+    if pair.hour == hour:
+        return
     at = pair.hours
     for _ in range(_HOURS_LOOKED_AT):
         if at == NONE:
@@ -478,9 +535,10 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
     """Whether any run of a pair covers some of a bucket."""
     start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
     pair = tables.pairs.rows[row]
-    if _covers(pair.run_start, pair.last_at, start, end):
+    more = tables.more.rows[pair.more]
+    if _covers(pair.run_start, nameless_last(pair, more)[1], start, end):
         return True
-    at = pair.streams
+    at = more.streams
     if at != NONE:
         newest = tables.streams.rows[at]
         if newest.been_from <= bucket < newest.been_to:
@@ -490,7 +548,7 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
         if _covers(stream.run_start, stream.last_at, start, end):
             return True
         at = stream.next
-    at = pair.runs
+    at = more.runs
     while at != NONE:
         run = tables.runs.rows[at]
         if _covers(run.start, run.end, start, end):
@@ -502,7 +560,7 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
 @inlined
 def _widen(tables: Tables, row: int, bucket: int) -> None:
     """Notes where a pair with sessions has been: looking through many of them takes long."""
-    at = tables.pairs.rows[row].streams
+    at = tables.more.rows[tables.pairs.rows[row].more].streams
     if at == NONE:
         return
     newest = tables.streams.rows[at]

@@ -85,7 +85,7 @@ def test_sessions_hours_apart_take_no_more_memory_with_each_event() -> None:
     for number in range(200):
         event = Event("u", "m", float(number), f"{number % 2}", ts=NOW_MS - number % 2 * HOUR_MS)
         state.apply(to_batch([Part([event])]), NOW_MS)
-    assert len(lists.list_of(state.hours_of_pairs.rows, int(state.pairs["hours"][0]))) == 2
+    assert len(lists.hours_of(state.tables, np.array([0]))[0]) == 2
 
 
 def test_a_frame_with_many_empty_sessions_is_counted() -> None:

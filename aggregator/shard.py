@@ -179,10 +179,11 @@ class Shard:
         #: Durable and answered, and not counted yet: when each was received, and its duplicates.
         self._uncounted: deque[tuple[Encoded, int, NDArray[np.bool_]]] = deque()
         self._quiet: asyncio.Future[None] | None = None
-        #: A turn has been asked for, which comes when the socket has been read.
-        self._has_turn = False
+        #: Comes when the sockets have been read.
+        self._next_turn: asyncio.Handle | None = None
         #: The turn in which a checkpoint is due.
         self._timer: asyncio.TimerHandle | None = None
+        self._is_closing = False
         #: When the write that is under way began.
         self._writing_since_s: float | None = None
         self._warned_of_s: float | None = None
@@ -240,8 +241,7 @@ class Shard:
         if self._in_flight:
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
-        if self._timer is not None:
-            self._timer.cancel()
+        self._end_turns()
         if self._checkpointing is not None:
             self._checkpointing.cancel()
             await asyncio.wait([self._checkpointing])
@@ -279,9 +279,8 @@ class Shard:
         self._ask_for_turn()
 
     def _ask_for_turn(self) -> None:
-        if not self._has_turn:
-            self._has_turn = True
-            asyncio.get_running_loop().call_soon(self._turn)
+        if self._next_turn is None and not self._is_closing:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         """Counts what was answered in the turn before, and commits what has come since.
@@ -289,7 +288,7 @@ class Shard:
         Between two turns replies leave and sockets are read. When nothing is left to do
         there is none until a frame comes, or a checkpoint is due.
         """
-        self._has_turn = False
+        self._next_turn = None
         try:
             self._log.note_synced()
             self._count_soon()
@@ -307,9 +306,15 @@ class Shard:
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        due_in_s = None if self._has_turn else self._checkpoint_due_in_s()
+        due_in_s = self._checkpoint_due_in_s() if self._next_turn is None else None
         loop = asyncio.get_running_loop()
         self._timer = None if due_in_s is None else loop.call_later(due_in_s, self._ask_for_turn)
+
+    def _end_turns(self) -> None:
+        self._is_closing = True
+        for coming in (self._next_turn, self._timer):
+            if coming is not None:
+                coming.cancel()
 
     def _commit(self) -> None:
         """Makes what is pending durable, then answers; it is counted before anything is asked.

@@ -229,7 +229,9 @@ class State:
                 self.streams.reserve(end - start)
             self.runs.buckets.reserve((end - start) * buckets_each)
             self._count_some(events, start, end)
-        self.hours.fold(int(received[-1]))
+        counted = received[~duplicate]
+        if len(counted):  # what has no effect, as stored events do not know of it
+            self.hours.fold(int(counted[-1]))
         if self._listed_count > self._listed_max:
             self.unlist(int(received[-1]))
 

@@ -92,8 +92,7 @@ def crash(shard: Shard) -> None:
     """
     if shard._checkpointer is not None:
         shard._checkpointer.kill()
-    if shard._timer is not None:
-        shard._timer.cancel()
+    shard._end_turns()
     shard._counter.shutdown()
     shard._log.close()
     shard._epoch.close()

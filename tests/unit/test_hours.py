@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator.event import Event, Part, to_batch
 from aggregator.hours import Hours
-from aggregator.rules import fold_before, hour_kept
+from aggregator.rules import Rules, fold_before, hour_kept
+from aggregator.state import State
 from kernels.rows import HOUR_MS
 from tests.shards import NOW_MS
 
@@ -154,3 +156,17 @@ def test_hours_are_in_days_once_they_are_old_also_where_nothing_happens() -> Non
     ]
     by_hour = [0, 0, 0, 0, 0, 10, 0, 0, 0, 5]
     assert told == [by_hour, by_hour[5:], [0], [15] + [0] * 9, [0] * 5, [15]]
+
+
+def test_events_without_effect_fold_nothing() -> None:
+    """Stored events do not know of them, so what is counted from those folded later."""
+    state = State(Rules(), KEPT_DAYS)
+    later_ms = NOW_MS + (KEPT_DAYS + 2) * 24 * HOUR_MS
+    watched = to_batch([Part([Event("u", "m", 0.0, id="a"), Event("u", "m", 10.0, id="b")])])
+    again = to_batch([Part([Event("u", "m", 10.0, id="b")])])
+    state.apply(watched, NOW_MS)
+    folded_before = state.hours.fold_before
+    state.apply(again, later_ms)
+    assert state.hours.fold_before == folded_before
+    state.apply(to_batch([Part([Event("u", "m", 20.0)])]), later_ms)
+    assert state.hours.fold_before == fold_before(later_ms, KEPT_DAYS) > folded_before

@@ -6,7 +6,7 @@ from aggregator.cluster import Membership
 
 READY = b"ready\n"
 #: Connections that may wait to be accepted.
-BACKLOG = 1024
+BACKLOG = 4096
 #: How long requests under way may go on when the server stops.
 GRACE_S = 3.0
 

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import socket
 import time
+from functools import partial
 from typing import Any
 
 from sanic.exceptions import RequestCancelled
@@ -19,10 +20,16 @@ DESCRIPTORS_KEPT = 32
 #: What the system may hold of a stream; it would let megabytes pile up for a client that is gone.
 STREAM_BUFFER_BYTES = 16 << 10
 
+#: The loop itself takes one each time it goes round, which with many requests under way is seldom.
+ACCEPTED_AT_ONCE = 32
+
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
     b"Connection: close\r\n\r\n"
 )
+
+
+_accepted: set[asyncio.Task[Any]] = set()
 
 
 class BoundedProtocol(HttpProtocol):
@@ -33,10 +40,13 @@ class BoundedProtocol(HttpProtocol):
     deadline, but each of its parts has.
     """
 
-    __slots__ = ("_streaming",)
+    __slots__ = ("_accepts", "_options", "_streaming")
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, accepts: bool = True, **options: Any) -> None:
+        """`accepts`: with this connection, others that wait at `app.ctx.listening` are taken."""
         super().__init__(**options)
+        self._accepts = accepts
+        self._options = options
         self._streaming = False
 
     def data_received(self, data: bytes) -> None:
@@ -60,9 +70,24 @@ class BoundedProtocol(HttpProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)  # type: ignore[no-untyped-call]
+        if self._accepts:
+            self._accept_others()
         if self._is_one_too_many(transport):
             transport.write(_FULL)
             asyncio.get_running_loop().call_soon(self.close)
+
+    def _accept_others(self) -> None:
+        loop = asyncio.get_running_loop()
+        make = partial(type(self), accepts=False, **self._options)
+        for _ in range(ACCEPTED_AT_ONCE - 1):
+            try:
+                connection, _address = self.app.ctx.listening.accept()
+            except OSError:  # mostly as none waits
+                return
+            connection.setblocking(False)
+            task = loop.create_task(loop.connect_accepted_socket(make, connection))
+            _accepted.add(task)
+            task.add_done_callback(_accepted.discard)
 
     def _is_one_too_many(self, transport: Any) -> bool:
         """A descriptor is the lowest number that is free, so it tells how many are left."""

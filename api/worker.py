@@ -43,6 +43,8 @@ def main() -> None:
     settings = Settings.model_validate_json(orders.settings)
     configure(settings.log_level)
     app = create_app(settings)
+    listening.setblocking(False)
+    app.ctx.listening = listening
 
     @app.before_server_start
     async def join(app: Sanic[Any, Any]) -> None:

@@ -1,13 +1,15 @@
 """What bounds a connection: requests have a deadline, streams a client that takes their parts."""
 
 import asyncio
+import select
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import uvloop
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import text
 
@@ -71,7 +73,9 @@ def make_app(sent: Sent) -> Sanic[Any, Any]:
 @asynccontextmanager
 async def served(app: Sanic[Any, Any]) -> AsyncIterator[Address]:
     """Where it listens meanwhile."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+        listening.setblocking(False)
+        app.ctx.listening = listening
         server: Any = await app.create_server(
             sock=listening, protocol=BoundedProtocol, return_asyncio_server=True
         )
@@ -83,13 +87,13 @@ async def served(app: Sanic[Any, Any]) -> AsyncIterator[Address]:
             await server.close()
 
 
-def protocol_test(test: Test) -> None:
+def protocol_test(test: Test, run_loop: Callable[..., None] = asyncio.run) -> None:
     async def run() -> None:
         sent = Sent()
         async with served(make_app(sent)) as address:
             await asyncio.wait_for(test(address, sent), 60)
 
-    asyncio.run(run())
+    run_loop(run())
 
 
 async def ask(address: Address, path: str) -> bytes:
@@ -142,3 +146,26 @@ def test_who_takes_slowly_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         writer.close()
 
     protocol_test(test)
+
+
+def test_many_connections_are_taken_while_the_loop_is_busy() -> None:
+    """One was taken each time the loop went round, so that some waited for seconds."""
+    connections = 90
+
+    async def test(address: Address, _sent: Sent) -> None:
+        with ExitStack() as opened:
+            clients = [
+                opened.enter_context(socket.create_connection(address)) for _ in range(connections)
+            ]
+            for client in clients:
+                client.sendall(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.setblocking(False)
+            rounds = 0
+            while clients:
+                await asyncio.sleep(0)
+                rounds += 1
+                ready = select.select(clients, [], [], 0)[0]
+                clients = [client for client in clients if client not in ready]
+        assert rounds < connections
+
+    protocol_test(test, uvloop.run)

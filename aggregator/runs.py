@@ -4,7 +4,7 @@ Retention counts open runs too, so that asking is a lookup: each time a run gets
 longer, the buckets that it comes to are counted.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from aggregator.pairs import Pairs
 from aggregator.table import IndexedTable, Table
-from kernels import lists
-from kernels.rows import BUCKET, BUCKET_MS, NONE, RUN
+from kernels import lists, merging
+from kernels.rows import BUCKET, NONE, RUN
 from kernels.watching import Tables
 
 Int64s = NDArray[np.int64]
@@ -29,24 +29,14 @@ class Runs:
         self.closed = Table(RUN)
         self.buckets = IndexedTable(BUCKET)
         #: Plays by bucket beyond those of a pair's runs, where these were merged, as changes.
-        self._more_plays: dict[int, Counter[int]] = {}
+        self._more_plays: defaultdict[int, Counter[int]] = defaultdict(Counter)
 
-    def merge(self, pair: int) -> None:
-        """Replaces a pair's closed runs by their union, and notes the plays that it lacks."""
-        tables = self._tables()
-        first = int(tables.more.rows[tables.pairs.rows[pair]["more"]]["runs"])
-        rows = lists.list_of(self.closed.rows, first)
-        start, end = self.closed.rows["start"][rows], self.closed.rows["end"][rows]
-        merged_start, merged_end = _union(start, end)
-        more = self._more_plays.setdefault(pair, Counter())
-        for starts, ends, sign in ((start, end, 1), (merged_start, merged_end, -1)):
-            for buckets, change in (
-                (starts // BUCKET_MS, sign),
-                ((ends - 1) // BUCKET_MS + 1, -sign),
-            ):
-                for bucket, count in zip(*np.unique_counts(buckets), strict=True):
-                    more[int(bucket)] += change * int(count)
-        lists.replace_runs(tables, pair, merged_start, merged_end)
+    def merge(self, pairs: Int64s) -> None:
+        """Replaces closed runs of distinct pairs by their union, and notes the plays it lacks."""
+        owners, *changes = merging.merge_all(self._tables(), pairs)
+        columns = (pairs[owners], *changes)
+        for pair, bucket, change in zip(*(each.tolist() for each in columns), strict=True):
+            self._more_plays[pair][bucket] += change
 
     def uncount(self, pairs: Int64s) -> None:
         """Takes distinct pairs out of retention."""
@@ -117,16 +107,7 @@ class Runs:
         lists.rank_runs(self.closed.rows, pairs.more["runs"].astype(np.int64))
         more = tables["more_plays"].to_pydict()
         for pair, bucket, change in zip(*more.values(), strict=True):
-            self._more_plays.setdefault(pair, Counter())[bucket] = change
+            self._more_plays[pair][bucket] = change
         self.buckets.load_arrow(tables["retention"])
         keys = self.buckets["movie"].astype(np.int64) << 32 | self.buckets["bucket"]
         self.buckets.index_all(keys)
-
-
-def _union(start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:
-    """The same ground in disjoint intervals that do not touch, in order."""
-    order = np.argsort(start)
-    start, end = start[order], np.maximum.accumulate(end[order])
-    is_first = np.append(True, start[1:] > end[:-1])
-    is_last = np.append(is_first[1:], True)
-    return start[is_first], end[is_last]

@@ -242,8 +242,8 @@ class State:
             self._settings, self.tables, events, effects, start, end, self.order, self._listed_t
         )
         self.hours.add(*(column[:credited] for column in effects[1:4]))
-        for pair in np.unique(effects.merging[:merging]).tolist() if merging else ():
-            self.runs.merge(pair)
+        if merging:
+            self.runs.merge(np.unique(effects.merging[:merging]))
         if listed:
             self._listed = grown(self._listed, self._listed_count + listed)
             self._listed[self._listed_count : self._listed_count + listed] = effects.listed[:listed]

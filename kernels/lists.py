@@ -12,7 +12,6 @@ from kernels.rows import BUCKET_MS, NO_MORE, NONE
 from kernels.watching import (
     Table,
     Tables,
-    allocate,
     empty_more,
     empty_pair,
     exists,
@@ -152,19 +151,6 @@ def release(table: Table, first: int) -> None:
         table.rows[row].next = table.size[1]
         table.size[1] = row
         row = following
-
-
-@kernel
-def replace_runs(tables: Tables, row: int, start: Int64s, end: Int64s) -> None:
-    """Makes these the closed runs of a pair; there are no more of them than it has."""
-    runs, more = tables.runs, tables.more.rows[tables.pairs.rows[row].more]
-    release(runs, more.runs)
-    more.runs = NONE
-    for i in range(len(start)):
-        allocated = allocate(runs)
-        run = runs.rows[allocated]
-        run.start, run.end, run.rank, run.next = start[i], end[i], i + 1, more.runs
-        more.runs = allocated
 
 
 @called

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from aggregator.intmap import IntMap
 from aggregator.names import RETIRED, Names
 from aggregator.recent import RecentHashes
-from aggregator.runs import _union
 from kernels.batches import hash_names
+from kernels.merging import union
 from persistence.strings import Strings
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -97,7 +97,7 @@ def test_many_names_are_found_and_those_forgotten_come_back_as_others() -> None:
 
 @given(INTERVALS)
 def test_a_union_is_a_set_of_integers(intervals: list[tuple[int, int]]) -> None:
-    start, end = _union(*np.array(intervals, np.int64).T)
+    start, end = union(*map(np.ascontiguousarray, np.array(intervals, np.int64).T))
     covered = {number for first, stop in intervals for number in range(first, stop)}
     numbers = [n for s, e in zip(start, end, strict=True) for n in range(s, e)]
     assert numbers == sorted(covered)

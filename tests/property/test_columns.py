@@ -95,6 +95,7 @@ def test_many_names_are_found_and_those_forgotten_come_back_as_others() -> None:
     assert loaded.to_list() == [name for name in table.to_list() if name != RETIRED]
 
 
+@settings(deadline=None)
 @given(INTERVALS)
 def test_a_union_is_a_set_of_integers(intervals: list[tuple[int, int]]) -> None:
     start, end = union(*map(np.ascontiguousarray, np.array(intervals, np.int64).T))

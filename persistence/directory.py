@@ -131,6 +131,12 @@ def read_manifest(path: Path) -> Manifest:
     manifest = _load(path)
     if manifest is None:
         raise NoDataError(path)
+    try:
+        _check_folders(path, manifest)
+    except DamagedError:
+        if _load(path) == manifest:
+            raise
+        return read_manifest(path)  # another generation has replaced it in this moment
     return manifest
 
 

@@ -9,6 +9,7 @@ Each run tries a sample of all ways; PLAYHEAD_ROUNDS=1000000 tries each.
 """
 
 import asyncio
+import json
 import random
 import shutil
 import struct
@@ -648,6 +649,9 @@ def is_no_damage(made: Made, name: str) -> bool:
             return read_number(path) >= 0
     if name == manifest.NAME:
         return read_manifest(made.folder).shards == SHARDS
+    if path.name == manifest.NAME:
+        with suppress(ValueError):
+            return bool(json.loads(path.read_bytes()) == json.loads(made.files[name]))
     return False
 
 

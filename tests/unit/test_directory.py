@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from persistence import directory
@@ -31,3 +32,23 @@ def test_other_formats_are_refused_and_left_alone(
     with pytest.raises(error, match=reason):
         directory.read_manifest(tmp_path)
     assert manifest.read_text() == other
+
+
+def test_a_manifest_of_a_generation_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    """SQL over it found nothing, and said so as if it were true."""
+    opened = DataDirectory.open(tmp_path, {}, shards=2)
+    manifest = tmp_path / "MANIFEST.json"
+    before = manifest.read_bytes()
+    following = msgspec.structs.replace(opened.manifest, generation=2)
+    root = opened.prepare(following)
+    for shard in range(following.shards):
+        directory.shard_folder(root, shard).mkdir()
+    opened.switch(following)
+    opened.close()
+    assert directory.read_manifest(tmp_path) == following
+    manifest.write_bytes(before)
+    with pytest.raises(DamagedError, match="shard-0000"):
+        directory.read_manifest(tmp_path)
+    with pytest.raises(DamagedError, match="shard-0000"):
+        DataDirectory.open(tmp_path, {})
+    assert following.root(tmp_path).exists()

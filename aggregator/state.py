@@ -200,6 +200,8 @@ class State:
         if not len(batch):
             return
         received = _each(received_ms, len(batch))
+        if received[0] < self._listed_t:  # the clock stepped back after someone had asked
+            self._list_anew(int(received[0]))
         users = names.wanted_of(frozen(batch.user), duplicate, len(batch.users))
         movies = names.wanted_of(frozen(batch.slug), duplicate, len(batch.slugs))
         sessions = batch.sessions
@@ -248,6 +250,12 @@ class State:
             self._listed = grown(self._listed, self._listed_count + listed)
             self._listed[self._listed_count : self._listed_count + listed] = effects.listed[:listed]
             self._listed_count += listed
+
+    def _list_anew(self, received_ms: int) -> None:
+        """Looks through all streams for those that may be watched now."""
+        self._listed_t = max(received_ms - WATCHING_NOW_MS, 0)
+        self._listed = lists.list_live(self.tables, self._listed_t)
+        self._listed_count = len(self._listed)
 
     def unlist(self, received_ms: int) -> None:
         """Forgets of what may be watched now what no longer is."""
@@ -309,9 +317,7 @@ class State:
         self.recent.load_arrow(tables["recent"], extra["young_since_ms"])
         self.order = extra["order"]
         newest_t = int(self.movies["last_t"].max(initial=NONE))
-        self._listed_t = max(newest_t - WATCHING_NOW_MS, 0)
-        self._listed = lists.list_live(self.tables, self._listed_t)
-        self._listed_count = len(self._listed)
+        self._list_anew(newest_t)
         self.totals[watching.USERS] = np.count_nonzero(self.users["pairs"])
         self.totals[watching.PAIRS] = len(pairs)
         self.totals[watching.STREAMS] = len(tables["streams"])

@@ -60,3 +60,14 @@ def test_what_is_no_longer_watched_is_forgotten_until_it_is_watched_again() -> N
     state.apply(to_batch([Part([Event("v", "b", 70.0, "tv"), Event("v", "a", 70.0)])]), later_ms)
     for _ in range(2):
         assert state.watching_now(later_ms).tolist() == [1, 1]
+
+
+def test_who_watches_is_known_after_a_clock_that_was_ahead_while_someone_asked() -> None:
+    """No stream was listed until the time had come at which they had asked."""
+    state = State(Rules())
+    day_ms = 24 * 3_600_000
+    state.apply(to_batch([Part([Event("u", "m", 0.0), Event("v", "m", 0.0)])]), NOW_MS)
+    assert state.watching_now(NOW_MS + day_ms).tolist() == [0]
+    state.apply(to_batch([Part([Event("u", "m", 10.0)])]), NOW_MS + 10_000)
+    assert state.watching_now(NOW_MS + 10_000).tolist() == [2]
+    assert state.watching_now(NOW_MS + 65_000).tolist() == [1]

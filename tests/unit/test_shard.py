@@ -338,6 +338,24 @@ def test_what_was_answered_is_counted_for_whoever_asks(
     asyncio.run(run())
 
 
+def test_a_turn_that_was_asked_for_does_not_come_after_the_close(tmp_path: Path) -> None:
+    """It went on with a log that was closed."""
+
+    async def run() -> list[str]:
+        faults: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, c: faults.append(c["message"]))
+        shard = Shard(settings_of(tmp_path), Clock())
+        await shard.checkpoint()
+        shard.start()
+        await shard.close()
+        shard._log.note_synced = lambda: faults.append("a turn")  # type: ignore[method-assign]
+        shard.start()
+        await asyncio.sleep(0.01)
+        return faults
+
+    assert asyncio.run(run()) == []
+
+
 def test_a_replay_forgets_the_ids_that_were_forgotten_live(tmp_path: Path) -> None:
     """A replay in one go remembered an id for days, and dropped what had been counted."""
 

@@ -8,7 +8,7 @@ kernels index by what is in a batch without looking, so it is checked here first
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import called, inlined, kernel
+from kernels.compiler import allocating_helper, helper, kernel
 from kernels.hashing import Bytes, hash_bytes
 from kernels.words import innermost
 
@@ -31,17 +31,17 @@ FINE, BAD_CODE, BAD_OFFSETS = 0, 1, 4
 _Places = tuple[np.int64, np.int64, np.int64]
 
 
-@inlined
+@helper
 def _has(words: Int32s, start: np.int64, bit: int) -> bool:
     return (words[start] >> bit) & 1 != 0
 
 
-@inlined
+@helper
 def _count(words: Int32s, start: np.int64, place: int) -> np.int64:
     return np.int64(words[start + place])
 
 
-@inlined
+@helper
 def _places(words: Int32s, start: np.int64) -> tuple[_Places, _Places, _Places]:
     events = _count(words, start, _EVENTS)
     user = start + HEADER_WORDS + 2 * events
@@ -62,7 +62,7 @@ def _places(words: Int32s, start: np.int64) -> tuple[_Places, _Places, _Places]:
     return (user, slug, session), (users, slugs, sessions), (byte, after_users, after_slugs)
 
 
-@inlined
+@helper
 def _are_codes(codes: Int32s, names: np.int64) -> bool:
     are = True
     for code in codes:
@@ -70,7 +70,7 @@ def _are_codes(codes: Int32s, names: np.int64) -> bool:
     return are
 
 
-@inlined
+@helper
 def _are_offsets(offsets: Int32s, size: np.int64) -> bool:
     are = offsets[0] == 0 and offsets[len(offsets) - 1] == size
     for i in range(len(offsets) - 1):
@@ -78,7 +78,7 @@ def _are_offsets(offsets: Int32s, size: np.int64) -> bool:
     return are
 
 
-@inlined
+@helper
 def _flaw_of(words: Int32s, start: np.int64) -> int:
     codes, offsets, _ = _places(words, start)
     events = _count(words, start, _EVENTS)
@@ -99,7 +99,7 @@ def flaw_of(words: Int32s) -> int:
     return _flaw_of(words, np.int64(0))
 
 
-@called
+@allocating_helper
 def _totals(words: Int32s, starts: Int64s) -> tuple[np.int64, Int64s, Int64s]:
     """Events, and for each table names and bytes; a name without bytes stands for no session."""
     events, names, sizes = np.int64(0), np.array([0, 0, 1]), np.zeros(3, np.int64)
@@ -111,7 +111,7 @@ def _totals(words: Int32s, starts: Int64s) -> tuple[np.int64, Int64s, Int64s]:
     return events, names, sizes
 
 
-@called
+@allocating_helper
 def _join_numbers(
     words: Int32s, longs: Int64s, start: np.int64, absent: Int64s, numbers: Int64s, event: np.int64
 ) -> None:
@@ -172,7 +172,7 @@ def join(
     return FINE, numbers, codes, offsets, joined, names, sizes
 
 
-@inlined
+@helper
 def _shift(numbers: Int32s, by: np.int64, shifted: Int32s) -> None:
     for i in range(len(numbers)):
         shifted[i] = numbers[i] + by

@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T", bound=np.generic)
 
 _HERE = Path(__file__).parent
+_LEAN: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
 
 
 def _digest() -> str:
@@ -59,26 +60,25 @@ def kernel(function: F) -> F:
     return compiled
 
 
-def inlined(function: F) -> F:
-    """As `kernel`, for what other kernels call; it makes no array.
+def lean_kernel(function: F) -> F:
+    """As `kernel`, for what makes no array.
 
     References to arrays are not counted in it, which may take longer than what it does.
     """
-    options: dict[str, Any] = {"inline": "never", "_nrt": False, "error_model": "numpy"}
-    compiled: F = numba.njit(**options)(function)
+    is_kept = _folder is not None
+    compiled: F = numba.njit(cache=is_kept, nogil=True, **_LEAN)(function)
     return compiled
 
 
-def called(function: F) -> F:
-    """As `inlined`, for what makes arrays."""
+def helper(function: F) -> F:
+    """What only kernels call, and makes no array: lean."""
+    compiled: F = numba.njit(inline="never", **_LEAN)(function)
+    return compiled
+
+
+def allocating_helper(function: F) -> F:
+    """What only kernels call, and makes arrays."""
     compiled: F = numba.njit(inline="never", error_model="numpy")(function)
-    return compiled
-
-
-def in_place(function: F) -> F:
-    """As `kernel`, for what makes no array, as in `inlined`."""
-    options: dict[str, Any] = {"_nrt": False, "nogil": True, "error_model": "numpy"}
-    compiled: F = numba.njit(cache=_folder is not None, **options)(function)
     return compiled
 
 

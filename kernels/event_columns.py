@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import called
+from kernels.compiler import allocating_helper
 from kernels.hashing import Bytes, hash_bytes
 from kernels.words import Place, are_equal, innermost, quick_hash
 
@@ -147,7 +147,7 @@ def _code_of(text: Bytes, start: Place, end: Place, table: int, like: Place, nam
     return _code(slots[at])
 
 
-@called
+@allocating_helper
 def with_more_slots(text: Bytes, names: Names) -> Names:
     """Four times as many."""
     slots = np.zeros(4 * len(names.slots), np.uint64)
@@ -168,7 +168,7 @@ def _append(joined: Bytes, size: Place, text: Bytes, start: Place, end: Place) -
     return size + end - start
 
 
-@called
+@allocating_helper
 def tables_of(text: Bytes, names: Names) -> tuple[Int32s, Bytes, Int64s]:
     """The offsets of all tables, the bytes of their names, and how many bytes each has."""
     sizes = np.zeros(3, np.int64)
@@ -219,7 +219,7 @@ def keep(
     return (ts_ms >= 0) << TS_MS | (duration_ms > 0) << DURATION_MS | has_id << ID_HASH
 
 
-@called
+@allocating_helper
 def begin(rows_max: int) -> tuple[Columns, Names, Int64s, Bytes]:
     """Room for so many events, no names yet, and what `keep` takes: an event, and a pair."""
     columns = Columns(np.empty((4, rows_max), np.int64), np.empty((3, rows_max), np.int32))
@@ -229,7 +229,7 @@ def begin(rows_max: int) -> tuple[Columns, Names, Int64s, Bytes]:
     return columns, names, np.zeros(EVENT_SIZE, np.int64), pair
 
 
-@called
+@allocating_helper
 def found(text: Bytes, events: Place, present: int, columns: Columns, names: Names) -> Found:
     """What `begin` made, filled."""
     offsets, data, sizes = tables_of(text, names)

@@ -7,7 +7,7 @@ library `xxhash` gives the same outside of kernels.
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import inlined
+from kernels.compiler import helper
 
 Bytes = NDArray[np.uint8]
 
@@ -19,7 +19,7 @@ _PRIME_5 = np.uint64(0x27D4EB2F165667C5)
 _64 = np.uint64(64)
 
 
-@inlined
+@helper
 def mix(key: np.int64) -> np.uint64:
     """Spreads a key over all 64 bits, one to one.
 
@@ -32,7 +32,7 @@ def mix(key: np.int64) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@inlined
+@helper
 def hash_bytes(data: Bytes, start: np.int64, end: np.int64, seed: np.uint64) -> np.uint64:
     """XXH64 of data[start:end]."""
     at = start
@@ -67,17 +67,17 @@ def hash_bytes(data: Bytes, start: np.int64, end: np.int64, seed: np.uint64) -> 
     return h ^ (h >> np.uint64(32))
 
 
-@inlined
+@helper
 def _round(lane: np.uint64, word: np.uint64) -> np.uint64:
     return _left(lane + word * _PRIME_2, 31) * _PRIME_1
 
 
-@inlined
+@helper
 def _left(value: np.uint64, bits: int) -> np.uint64:
     return (value << np.uint64(bits)) | (value >> (_64 - np.uint64(bits)))
 
 
-@inlined
+@helper
 def _word(data: Bytes, at: np.int64, size: int) -> np.uint64:
     """`size` bytes, little-endian; the compiler makes one load of them."""
     word = np.uint64(0)

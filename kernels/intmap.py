@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import inlined, kernel
+from kernels.compiler import helper, kernel
 from kernels.hashing import mix
 from kernels.rows import NONE
 from kernels.words import innermost
@@ -29,7 +29,7 @@ def first_slot(slots: Slots, key: np.int64) -> np.int64:
     return np.int64(((mixed >> np.uint64(32)) * np.uint64(size)) >> np.uint64(32))
 
 
-@inlined
+@helper
 def _place(slots: Slots, key: int) -> int:
     """The slot of `key`, or the empty one where it would be."""
     size = len(slots) - 1
@@ -41,18 +41,18 @@ def _place(slots: Slots, key: int) -> int:
     return at
 
 
-@inlined
+@helper
 def seed_of(slots: Slots) -> int:
     return slots[len(slots) - 1].key
 
 
-@inlined
+@helper
 def find(slots: Slots, key: int) -> int:
     """The row of `key`, or NONE."""
     return np.int64(slots[_place(slots, key)].row) - 1
 
 
-@inlined
+@helper
 def insert(slots: Slots, key: int, row: int) -> None:
     """Adds a key that may not be there yet; there is an empty slot beyond it."""
     at = _place(slots, key)
@@ -88,7 +88,7 @@ def move_all(old: Slots, new: Slots) -> None:
             new[at].key, new[at].row = old[i].key, old[i].row
 
 
-@inlined
+@helper
 def find_or_reserve(slots: Slots, key: int, size: Int64s) -> int:
     """The row of `key`, or NONE after it was given the next row of a table, `size[0]`."""
     at = _place(slots, key)

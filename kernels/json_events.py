@@ -8,7 +8,7 @@ does not give up at, it takes exactly as that one does.
 
 import numpy as np
 
-from kernels.compiler import inlined, kernel
+from kernels.compiler import helper, kernel
 from kernels.event_columns import (
     AT_MS,
     DURATION_MS,
@@ -137,7 +137,7 @@ def _key(text: Bytes, at: Place) -> tuple[int, Place]:
     return _UNKNOWN, _past_string(text, at)
 
 
-@inlined
+@helper
 def _past_string(text: Bytes, at: Place) -> Place:
     end = _end_of_string(text, at)
     return GIVE_UP if end == GIVE_UP else end + 1
@@ -254,7 +254,7 @@ def _value(text: Bytes, at: Place, field: int, event: Int64s) -> Place:
     return GIVE_UP
 
 
-@inlined
+@helper
 def _past_unknown(text: Bytes, at: Place) -> Place:
     """Past a value that nobody asks for, if it is a short way."""
     byte, word = byte_at(text, at), word_at(text, at)
@@ -314,7 +314,7 @@ def _event(text: Bytes, at: Place, event: Int64s) -> Place:
 # Bodies
 
 
-@inlined
+@helper
 def _first(text: Bytes, is_lines: bool) -> Place:
     """Where the first event begins."""
     at = _past_space(text, np.int64(0))

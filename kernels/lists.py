@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import pair_index
-from kernels.compiler import called, inlined, kernel
+from kernels.compiler import allocating_helper, helper, kernel
 from kernels.intmap import insert
 from kernels.rows import BUCKET_MS, NO_MORE, NONE
 from kernels.watching import (
@@ -42,7 +42,7 @@ def rows_of_pairs(tables: Tables, users: Int64s, movies: Int64s) -> Int64s:
     return rows
 
 
-@inlined
+@helper
 def _exists(tables: Tables, row: int) -> bool:
     pair = tables.pairs.rows[row]
     return exists(pair, tables.more.rows[pair.more])
@@ -142,7 +142,7 @@ def rank_runs(runs: Rows, firsts: Int64s) -> None:
             count, row = count - 1, np.int64(runs[row].next)
 
 
-@inlined
+@helper
 def release(table: Table, first: int) -> None:
     """Gives the rows of a list back."""
     row = first
@@ -153,7 +153,7 @@ def release(table: Table, first: int) -> None:
         row = following
 
 
-@called
+@allocating_helper
 def _intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
     """Start and end of all runs of a pair that cover anything, closed and open, by start."""
     pair = tables.pairs.rows[row]
@@ -286,7 +286,7 @@ def ends_of_user(tables: Tables, user: int) -> None:
         row = pair.next
 
 
-@inlined
+@helper
 def _last_t(tables: Tables, row: int) -> int:
     pair = tables.pairs.rows[row]
     more = tables.more.rows[pair.more]
@@ -321,7 +321,7 @@ def unlist(tables: Tables, listed: Int64s, since_t: int) -> int:
     return left
 
 
-@inlined
+@helper
 def _listed(tables: Tables, listed: int) -> tuple[int, int]:
     """The pair of a stream that is listed, and its last t."""
     row = listed >> 1
@@ -331,7 +331,7 @@ def _listed(tables: Tables, listed: int) -> tuple[int, int]:
     return row, _nameless_t(tables, row)
 
 
-@inlined
+@helper
 def _nameless_t(tables: Tables, row: int) -> int:
     pair = tables.pairs.rows[row]
     return nameless_last(pair, tables.more.rows[pair.more])[0]

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import called, kernel
+from kernels.compiler import allocating_helper, kernel
 from kernels.lists import release
 from kernels.rows import BUCKET_MS, NONE
 from kernels.watching import Table, Tables, allocate
@@ -11,7 +11,7 @@ from kernels.watching import Table, Tables, allocate
 Int64s = NDArray[np.int64]
 
 
-@called
+@allocating_helper
 def union(start: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:
     """The same ground in disjoint intervals that do not touch, in order."""
     starts, ends = np.empty(len(start), np.int64), np.empty(len(start), np.int64)
@@ -54,7 +54,7 @@ def merge_all(tables: Tables, pairs: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     return owners[:found], buckets[:found], changes[:found]
 
 
-@called
+@allocating_helper
 def _closed(runs: Table, first: int) -> tuple[Int64s, Int64s]:
     """Start and end of each run of a list."""
     count = runs.rows[first].rank
@@ -66,7 +66,7 @@ def _closed(runs: Table, first: int) -> tuple[Int64s, Int64s]:
     return start, end
 
 
-@called
+@allocating_helper
 def _enter(runs: Table, start: Int64s, end: Int64s) -> int:
     """Makes a list of runs, of which so many have just been given back; its first row."""
     first = np.int64(NONE)
@@ -78,7 +78,7 @@ def _enter(runs: Table, start: Int64s, end: Int64s) -> int:
     return first
 
 
-@called
+@allocating_helper
 def _edges(start: Int64s, end: Int64s, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
     """Where plays by bucket change, by how much, if intervals take the place of their union."""
     at = np.concatenate((start, end - 1, starts, ends - 1)) // BUCKET_MS

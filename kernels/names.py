@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.ahead import fetch
-from kernels.compiler import inlined, kernel
+from kernels.compiler import helper, kernel
 from kernels.hashing import Bytes, hash_bytes
 from kernels.rows import NONE
 from kernels.words import innermost
@@ -30,7 +30,7 @@ def _first_slot(slots: UInt64s, hashed: np.uint64) -> np.int64:
     return np.int64(((hashed >> _32) * np.uint64(len(slots))) >> _32)
 
 
-@inlined
+@helper
 def _is_equal(data: Bytes, start: int, length: int, other: Bytes, at: int) -> bool:
     for i in range(length):
         if data[start + i] != other[at + i]:
@@ -38,7 +38,7 @@ def _is_equal(data: Bytes, start: int, length: int, other: Bytes, at: int) -> bo
     return True
 
 
-@inlined
+@helper
 def _place(
     slots: UInt64s,
     starts: Int64s,
@@ -119,7 +119,7 @@ def intern(
     return codes, count
 
 
-@inlined
+@helper
 def _fetch_names(
     slots: UInt64s,
     starts: Int64s,

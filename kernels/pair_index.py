@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import inlined, kernel
+from kernels.compiler import helper, kernel
 from kernels.hashing import mix
 from kernels.rows import NONE
 
@@ -22,19 +22,19 @@ _32 = np.uint64(32)
 _EMPTY = np.uint64(0)
 
 
-@inlined
+@helper
 def hash_of(slots: UInt64s, user: int, movie: int) -> np.uint64:
     """The upper half of a pair's slot; the lower one is 0."""
     seed = np.int64(slots[len(slots) - 1])
     return mix((user << 32 | movie) ^ seed) & ~_LOW
 
 
-@inlined
+@helper
 def first_place(slots: UInt64s, hashed: np.uint64) -> int:
     return np.int64(((hashed >> _32) * np.uint64(len(slots) - 1)) >> _32)
 
 
-@inlined
+@helper
 def guess(slots: UInt64s, hashed: np.uint64) -> int:
     """The row that most probably is that of the hash, or NONE; it looks at no rows."""
     at = first_place(slots, hashed)
@@ -45,7 +45,7 @@ def guess(slots: UInt64s, hashed: np.uint64) -> int:
     return np.int64(slots[at] & _LOW) - 1
 
 
-@inlined
+@helper
 def _place(slots: UInt64s, rows: Rows, hashed: np.uint64, user: int, movie: int) -> int:
     """The slot of a pair, or the empty one where it would be."""
     at = first_place(slots, hashed)
@@ -60,14 +60,14 @@ def _place(slots: UInt64s, rows: Rows, hashed: np.uint64, user: int, movie: int)
     return at
 
 
-@inlined
+@helper
 def find(slots: UInt64s, rows: Rows, user: int, movie: int) -> int:
     """The row of a pair, or NONE."""
     at = _place(slots, rows, hash_of(slots, user, movie), user, movie)
     return np.int64(slots[at] & _LOW) - 1
 
 
-@inlined
+@helper
 def find_or_reserve(slots: UInt64s, rows: Rows, user: int, movie: int, row: int) -> int:
     """The row of a pair, or NONE after it was given `row`."""
     hashed = hash_of(slots, user, movie)
@@ -78,7 +78,7 @@ def find_or_reserve(slots: UInt64s, rows: Rows, user: int, movie: int, row: int)
     return np.int64(NONE)
 
 
-@inlined
+@helper
 def _enter(slots: UInt64s, entry: np.uint64) -> None:
     """Adds a slot that may not be there yet; there is an empty one beyond it."""
     at = first_place(slots, entry)

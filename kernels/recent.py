@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from kernels import intmap
 from kernels.ahead import fetch
-from kernels.compiler import inlined, kernel
+from kernels.compiler import helper, kernel
 from kernels.intmap import Slots
 from kernels.rows import NONE
 
@@ -60,7 +60,7 @@ def mark(
     return duplicate, count, first
 
 
-@inlined
+@helper
 def _fetch(halves: tuple[Slots, Slots, Slots], hashes: Int64s) -> None:
     """Has the places where hashes may be on their way to the cache."""
     for hashed in hashes:
@@ -68,7 +68,7 @@ def _fetch(halves: tuple[Slots, Slots, Slots], hashes: Int64s) -> None:
             fetch(half, intmap.first_slot(half, hashed))
 
 
-@inlined
+@helper
 def _seen(halves: tuple[Slots, Slots, Slots], is_new: bool, hashed: int) -> int:
     """The record in which it came, 0 for one of long ago; NONE if it is new."""
     seen = intmap.find(halves[0], hashed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kernels import intmap, pair_index
 from kernels.ahead import fetch
-from kernels.compiler import in_place, inlined, kernel
+from kernels.compiler import helper, kernel, lean_kernel
 from kernels.hashing import mix
 from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, HOUR_MS, NO_MORE, NONE, PARTS
 
@@ -103,7 +103,7 @@ class Effects(NamedTuple):
     listed: Int64s
 
 
-@in_place
+@lean_kernel
 def count(
     settings: Settings,
     tables: Tables,
@@ -164,7 +164,7 @@ def count(
     return order, credited, merging, listed
 
 
-@inlined
+@helper
 def _happened(batch: Batch, i: int) -> int:
     """The time t of an event."""
     if len(batch.ts_ms) and batch.ts_ms[i] != NONE:
@@ -172,12 +172,12 @@ def _happened(batch: Batch, i: int) -> int:
     return batch.received_ms[i]
 
 
-@inlined
+@helper
 def exists(pair: Any, more: Any) -> bool:
     return pair.events > 0 or more.changes > 0
 
 
-@inlined
+@helper
 def _is_evident(settings: Settings, pair: Any, movie: Any, at: int, t: int) -> bool:
     """Whether a pair without `more` needs none for an event without session and duration."""
     if settings.by_position and _is_complete(settings, movie.duration_ms, at):
@@ -185,7 +185,7 @@ def _is_evident(settings: Settings, pair: Any, movie: Any, at: int, t: int) -> b
     return pair.events == 0 or _goes_on(settings, pair.latest_t, pair.latest_ms, at, t)
 
 
-@inlined
+@helper
 def _complete(
     settings: Settings, more: Any, user: Any, movie: Any, given: int, at: int, t: int
 ) -> None:
@@ -201,7 +201,7 @@ def _complete(
         movie.completions += 1
 
 
-@inlined
+@helper
 def _move(pair: Any, more: Any, at: int, t: int, order: int) -> None:
     """The latest moment is that of the highest t, the later arrival at a tie."""
     if t >= pair.latest_t:
@@ -211,7 +211,7 @@ def _move(pair: Any, more: Any, at: int, t: int, order: int) -> None:
         more.hidden = False
 
 
-@inlined
+@helper
 def _add_sums(
     pair: Any, more: Any, user: Any, movie: Any, t: int, credit: int, is_view: bool
 ) -> None:
@@ -234,19 +234,19 @@ def _add_sums(
     movie.watch_ms += credit
 
 
-@inlined
+@helper
 def listed_pair(row: int) -> int:
     """How a pair, for its stream without a session, stands among those watched now."""
     return row << 1
 
 
-@inlined
+@helper
 def listed_stream(row: int) -> int:
     """How a stream with a session stands among those watched now."""
     return row << 1 | 1
 
 
-@inlined
+@helper
 def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s) -> None:
     """The pair of each event, new ones added, with what it needs on its way to the cache."""
     slots = tables.pairs.slots
@@ -273,18 +273,18 @@ def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s
                 fetch(of_streams, intmap.first_slot(of_streams, key))
 
 
-@inlined
+@helper
 def _first_bucket_slot(tables: Tables, movie: int, at: int) -> int:
     return intmap.first_slot(tables.buckets.slots, movie << 32 | at // BUCKET_MS)
 
 
-@inlined
+@helper
 def _names_of(batch: Batch, i: int) -> tuple[int, int]:
     """The user and the movie of an event."""
     return np.int64(batch.users[batch.user[i]]), np.int64(batch.movies[batch.movie[i]])
 
 
-@inlined
+@helper
 def pair_row(tables: Tables, user: int, movie: int) -> int:
     """The row of a pair; one that is new stands first in its user's list."""
     slots, rows, size = tables.pairs.slots, tables.pairs.rows, tables.pairs.size
@@ -309,7 +309,7 @@ def begin_pair(tables: Tables, user: int, movie: int) -> int:
     return row
 
 
-@inlined
+@helper
 def _begin(totals: Int64s, user: Any, movie: Any) -> None:
     totals[PAIRS] += 1
     totals[USERS] += user.pairs == 0
@@ -317,7 +317,7 @@ def _begin(totals: Int64s, user: Any, movie: Any) -> None:
     movie.pairs += 1
 
 
-@inlined
+@helper
 def empty_pair(pair: Any) -> None:
     """Makes all of it as it is before the first change, but for what it refers to."""
     pair.watch_ms = pair.latest_ms = pair.run_start = 0
@@ -327,7 +327,7 @@ def empty_pair(pair: Any) -> None:
     pair.events = 0
 
 
-@inlined
+@helper
 def empty_more(more: Any) -> None:
     """As `empty_pair`."""
     more.furthest_ms = more.duration_ms = more.last_at = 0
@@ -336,7 +336,7 @@ def empty_more(more: Any) -> None:
     more.begun_again = more.hidden = False
 
 
-@inlined
+@helper
 def give_more(table: Table, pair: Any) -> None:
     """A row of its own for a pair without, which says what was evident; there is room."""
     pair.more = table.size[0]
@@ -349,13 +349,13 @@ def give_more(table: Table, pair: Any) -> None:
     more.views = pair.events > 0
 
 
-@inlined
+@helper
 def stream_key(tables: Tables, pair: int, session: int) -> int:
     """Seeded, so that no client can choose a session that has the key of another pair's."""
     return np.int64(mix(pair ^ intmap.seed_of(tables.streams.slots))) ^ session
 
 
-@inlined
+@helper
 def _stream_row(tables: Tables, pair: int, more: Any, session: int) -> int:
     """The row of a stream; one that is new stands first in its pair's list."""
     streams = tables.streams
@@ -377,7 +377,7 @@ def _stream_row(tables: Tables, pair: int, more: Any, session: int) -> int:
     return row
 
 
-@inlined
+@helper
 def _is_complete(settings: Settings, duration: int, at: int) -> bool:
     """Whether `at` is at or past the end, as far as completion goes."""
     return duration > 0 and (
@@ -385,13 +385,13 @@ def _is_complete(settings: Settings, duration: int, at: int) -> bool:
     )
 
 
-@inlined
+@helper
 def _goes_on(settings: Settings, last_t: int, last_at: int, at: int, t: int) -> bool:
     """Whether an event goes on with a run: it is neither late nor idle, and no seek."""
     return 0 <= t - last_t <= settings.idle_ms and 0 <= at - last_at <= settings.max_gap_ms
 
 
-@inlined
+@helper
 def _follow(
     settings: Settings, tables: Tables, row: int, stream: int, at: int, t: int
 ) -> tuple[int, bool]:
@@ -429,7 +429,7 @@ def _follow(
     return credit, last_t == NONE or t - last_t > settings.idle_ms
 
 
-@inlined
+@helper
 def nameless_last(pair: Any, more: Any) -> tuple[int, int]:
     """Where the stream without a session is: last t, NONE without events, and last at."""
     if pair.more == NO_MORE:
@@ -437,7 +437,7 @@ def nameless_last(pair: Any, more: Any) -> tuple[int, int]:
     return more.last_t, more.last_at
 
 
-@inlined
+@helper
 def _last_t(streams: Rows, pair: Any, more: Any, stream: int) -> int:
     """Of a stream of a pair, NONE being the one without a session."""
     if stream == NONE:
@@ -445,7 +445,7 @@ def _last_t(streams: Rows, pair: Any, more: Any, stream: int) -> int:
     return streams[stream].last_t
 
 
-@inlined
+@helper
 def allocate(table: Table) -> int:
     """A row to use: one that was given back, or the next."""
     row = table.size[1]
@@ -457,7 +457,7 @@ def allocate(table: Table) -> int:
     return row
 
 
-@inlined
+@helper
 def _close_run(runs: Table, more: Any, start: int, end: int) -> None:
     row = allocate(runs)
     run = runs.rows[row]
@@ -466,13 +466,13 @@ def _close_run(runs: Table, more: Any, start: int, end: int) -> None:
     more.runs = row
 
 
-@inlined
+@helper
 def _is_to_merge(runs: int) -> bool:
     """Each time that their number has doubled."""
     return runs >= MERGED_FROM and runs & (runs - 1) == 0
 
 
-@inlined
+@helper
 def _add_hour(hours: Table, pair: Any, hour: int, credit: int) -> None:
     if pair.hour == NONE:
         pair.hour = hour
@@ -492,7 +492,7 @@ def _add_hour(hours: Table, pair: Any, hour: int, credit: int) -> None:
     pair.hours = row
 
 
-@inlined
+@helper
 def _lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -> None:
     """Has retention count the buckets that an open run comes to, before it is any longer."""
     if end <= end_before:
@@ -510,7 +510,7 @@ def _lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -
         bucket += 1
 
 
-@inlined
+@helper
 def bucket_row(tables: Tables, movie: int, bucket: int) -> int:
     buckets = tables.buckets
     row = intmap.find_or_reserve(buckets.slots, np.int64(movie) << 32 | bucket, buckets.size)
@@ -524,13 +524,13 @@ def bucket_row(tables: Tables, movie: int, bucket: int) -> int:
     return row
 
 
-@inlined
+@helper
 def find_bucket(tables: Tables, movie: int, bucket: int) -> int:
     """The row of a bucket that is there."""
     return intmap.find(tables.buckets.slots, np.int64(movie) << 32 | bucket)
 
 
-@inlined
+@helper
 def _has_been(tables: Tables, row: int, bucket: int) -> bool:
     """Whether any run of a pair covers some of a bucket."""
     start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
@@ -557,7 +557,7 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
     return False
 
 
-@inlined
+@helper
 def _widen(tables: Tables, row: int, bucket: int) -> None:
     """Notes where a pair with sessions has been: looking through many of them takes long."""
     at = tables.more.rows[tables.pairs.rows[row].more].streams
@@ -572,6 +572,6 @@ def _widen(tables: Tables, row: int, bucket: int) -> None:
         newest.been_from = bucket
 
 
-@inlined
+@helper
 def _covers(run_start: int, run_end: int, start: int, end: int) -> bool:
     return run_start < end and run_end > start and run_end > run_start

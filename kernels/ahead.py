@@ -8,7 +8,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from kernels.words import innermost
+from kernels.compiler import helper
 
 #: As LLVM has them: for writing, to be kept, data.
 _HOW = (1, 3, 1)
@@ -33,7 +33,7 @@ def _prefetch(_: Any, array: types.Array, index: types.Integer) -> Any:
 _fetch: Any = intrinsic(_prefetch)
 
 
-@innermost
+@helper
 def fetch(rows: NDArray[Any], row: np.int64) -> None:
     """Has the line of the cache in which a row begins on its way; it is not waited for."""
     _fetch(rows, row)

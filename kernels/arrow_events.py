@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import kernel
+from kernels.compiler import helper, kernel
 from kernels.event_columns import (
     AT_MS,
     DURATION_MS,
@@ -36,7 +36,7 @@ from kernels.event_columns import (
     with_more_slots,
 )
 from kernels.hashing import Bytes
-from kernels.words import HIGHS, ONES, Place, each, innermost, lowest, word_at
+from kernels.words import HIGHS, ONES, Place, each, lowest, word_at
 
 Float64s = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class Numbers(NamedTuple):
     duration: Float64s
 
 
-@innermost
+@helper
 def _is_text(text: Bytes, at: Place, end: Place) -> bool:
     """Whether it is UTF-8 without control characters; a word after it can be read."""
     while at < end:
@@ -77,7 +77,7 @@ def _is_text(text: Bytes, at: Place, end: Place) -> bool:
     return at == end
 
 
-@innermost
+@helper
 def _take_texts(text: Bytes, words: Int32s, places: Int64s, row: Place, event: Int64s) -> bool:
     """Takes where the texts of an event lie; whether all are as they should be."""
     for field in range(_TEXTS):
@@ -96,7 +96,7 @@ def _take_texts(text: Bytes, words: Int32s, places: Int64s, row: Place, event: I
     return True
 
 
-@innermost
+@helper
 def _take_numbers(numbers: Numbers, row: Place, event: Int64s) -> bool:
     """Takes the numbers of an event as milliseconds; whether all are as they should be."""
     at = numbers.at[row]
@@ -117,7 +117,7 @@ def _take_numbers(numbers: Numbers, row: Place, event: Int64s) -> bool:
     return True
 
 
-@innermost
+@helper
 def _fill(
     text: Bytes,
     words: Int32s,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from kernels.compiler import allocating_helper, helper, kernel
 from kernels.hashing import Bytes, hash_bytes
-from kernels.words import innermost
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -267,7 +266,7 @@ def hash_pairs(
     return hashes
 
 
-@innermost
+@helper
 def _longest(offsets: Int32s) -> np.int64:
     longest = np.int64(0)
     for i in range(len(offsets) - 1):
@@ -275,7 +274,7 @@ def _longest(offsets: Int32s) -> np.int64:
     return longest
 
 
-@innermost
+@helper
 def _append(text: Bytes, end: np.int64, offsets: Int32s, data: Bytes, code: np.int32) -> np.int64:
     """Adds a name to a text of so many bytes; returns how many it then has."""
     start, size = np.int64(offsets[code]), np.int64(offsets[code + 1] - offsets[code])

@@ -71,8 +71,11 @@ def lean_kernel(function: F) -> F:
 
 
 def helper(function: F) -> F:
-    """What only kernels call, and makes no array: lean."""
-    compiled: F = numba.njit(inline="never", **_LEAN)(function)
+    """What only kernels call, and makes no array: lean, and a part of each caller.
+
+    A call hands over each table as ten numbers, which takes longer than what most of them do.
+    """
+    compiled: F = numba.njit(forceinline=True, **_LEAN)(function)
     return compiled
 
 

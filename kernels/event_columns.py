@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import allocating_helper
+from kernels.compiler import allocating_helper, helper
 from kernels.hashing import Bytes, hash_bytes
-from kernels.words import Place, are_equal, innermost, quick_hash
+from kernels.words import Place, are_equal, quick_hash
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -72,7 +72,7 @@ class Names(NamedTuple):
 # Text
 
 
-@innermost
+@helper
 def character_size(text: Bytes, at: Place) -> int:
     """The bytes of a character above U+009F; 0 if it is none, or is not UTF-8."""
     first, second = text[at], text[at + 1]
@@ -99,19 +99,19 @@ def character_size(text: Bytes, at: Place) -> int:
 # Names
 
 
-@innermost
+@helper
 def _is(text: Bytes, start: Place, end: Place, table: int, code: Place, names: Names) -> bool:
     """Whether text[start:end] is the name that has this code."""
     first, size = names.spans[table, code, 0], end - start
     return names.spans[table, code, 1] - first == size and are_equal(text, first, start, size)
 
 
-@innermost
+@helper
 def _code(slot: np.uint64) -> np.int64:
     return np.int64((slot & _CODE) >> _TABLE_BITS) - 1
 
 
-@innermost
+@helper
 def _slot_of(
     text: Bytes, start: Place, end: Place, table: int, names: Names
 ) -> tuple[np.int64, np.uint64, int]:
@@ -130,7 +130,7 @@ def _slot_of(
     return at, kept, others
 
 
-@innermost
+@helper
 def _code_of(text: Bytes, start: Place, end: Place, table: int, like: Place, names: Names) -> Place:
     """The code of a name, a new one if it is new; often it is the name with the code `like`."""
     slots, spans, counts = names
@@ -160,7 +160,7 @@ def with_more_slots(text: Bytes, names: Names) -> Names:
     return more
 
 
-@innermost
+@helper
 def _append(joined: Bytes, size: Place, text: Bytes, start: Place, end: Place) -> Place:
     """Adds text[start:end] to so many bytes; how many there are then."""
     for i in range(end - start):
@@ -191,7 +191,7 @@ def tables_of(text: Bytes, names: Names) -> tuple[Int32s, Bytes, Int64s]:
 # Events
 
 
-@innermost
+@helper
 def keep(
     text: Bytes, event: Int64s, row: Place, columns: Columns, names: Names, pair: Bytes
 ) -> int:
@@ -236,7 +236,7 @@ def found(text: Bytes, events: Place, present: int, columns: Columns, names: Nam
     return events, present, columns.numbers, columns.codes, offsets, data, names.counts, sizes
 
 
-@innermost
+@helper
 def has_room(names: Names) -> bool:
     """Whether there are slots for the names of another event."""
     return 2 * (names.counts[0] + names.counts[1] + names.counts[2]) < len(names.slots)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from kernels.compiler import helper, kernel
 from kernels.hashing import mix
 from kernels.rows import NONE
-from kernels.words import innermost
 
 #: `row` is one more than the row, so that zeros are empty slots. The last slot is none: its
 #: key is the map's seed, without which clients could choose ids that all collide.
@@ -21,7 +20,7 @@ Slots = NDArray[Any]
 Int64s = NDArray[np.int64]
 
 
-@innermost
+@helper
 def first_slot(slots: Slots, key: np.int64) -> np.int64:
     """Where the search for `key` begins."""
     size = len(slots) - 1

@@ -44,7 +44,6 @@ from kernels.words import (
     Place,
     byte_at,
     each,
-    innermost,
     lowest,
     word_at,
     word_of,
@@ -84,7 +83,7 @@ _DIGITS_MAX = 18
 # Text
 
 
-@innermost
+@helper
 def _past_space(text: Bytes, at: Place) -> Place:
     while True:
         byte = byte_at(text, at)
@@ -95,7 +94,7 @@ def _past_space(text: Bytes, at: Place) -> Place:
         at += 1
 
 
-@innermost
+@helper
 def _end_of_string(text: Bytes, at: Place) -> Place:
     """Where the quote is that ends it; gives up at escapes and control characters."""
     while True:
@@ -115,7 +114,7 @@ def _end_of_string(text: Bytes, at: Place) -> Place:
         at += size
 
 
-@innermost
+@helper
 def _key(text: Bytes, at: Place) -> tuple[int, Place]:
     """Which field the key is that begins after a quote, and where it ends."""
     word = word_at(text, at)
@@ -146,7 +145,7 @@ def _past_string(text: Bytes, at: Place) -> Place:
 # Numbers
 
 
-@innermost
+@helper
 def _digits(text: Bytes, at: Place) -> tuple[np.int64, Place]:
     """The number that up to 8 digits are, and how many digits there are."""
     word = word_at(text, at) ^ _ZEROS
@@ -164,12 +163,12 @@ def _digits(text: Bytes, at: Place) -> tuple[np.int64, Place]:
     return np.int64(word), count
 
 
-@innermost
+@helper
 def _is_digit(byte: np.uint8) -> bool:
     return bool((byte >= _ZERO) & (byte <= _NINE))
 
 
-@innermost
+@helper
 def _whole(text: Bytes, at: Place) -> tuple[Place, np.int64]:
     """Where a whole number of at most 15 digits ends, and the number."""
     number, count = _digits(text, at)
@@ -185,7 +184,7 @@ def _whole(text: Bytes, at: Place) -> tuple[Place, np.int64]:
     return end, number
 
 
-@innermost
+@helper
 def _decimal(text: Bytes, at: Place) -> tuple[Place, np.int64, Place, bool]:
     """Where a decimal ends; its first digits, how many are places, and whether there are more."""
     end, number = _whole(text, at)
@@ -203,13 +202,13 @@ def _decimal(text: Bytes, at: Place) -> tuple[Place, np.int64, Place, bool]:
     return end, number, places, is_longer
 
 
-@innermost
+@helper
 def _has_exponent(text: Bytes, at: Place) -> bool:
     byte = byte_at(text, at)
     return bool((byte == _LOWER_E) | (byte == _UPPER_E))
 
 
-@innermost
+@helper
 def _number(text: Bytes, at: Place, field: int, event: Int64s) -> Place:
     """Takes a number as milliseconds; where it ends."""
     at, number, places, is_longer = _decimal(text, at)
@@ -235,7 +234,7 @@ def _number(text: Bytes, at: Place, field: int, event: Int64s) -> Place:
 # Events
 
 
-@innermost
+@helper
 def _value(text: Bytes, at: Place, field: int, event: Int64s) -> Place:
     """Takes the value of a field; where it ends."""
     byte = byte_at(text, at)
@@ -268,7 +267,7 @@ def _past_unknown(text: Bytes, at: Place) -> Place:
     return GIVE_UP if end == GIVE_UP or _has_exponent(text, end) else end
 
 
-@innermost
+@helper
 def _member(text: Bytes, at: Place, seen: int, event: Int64s) -> tuple[int, Place]:
     """Takes a key and its value; which field it is, and where the value ends."""
     at = _past_space(text, at)
@@ -286,7 +285,7 @@ def _member(text: Bytes, at: Place, seen: int, event: Int64s) -> tuple[int, Plac
     return field, _value(text, at, field, event)
 
 
-@innermost
+@helper
 def _event(text: Bytes, at: Place, event: Int64s) -> Place:
     """Takes an object with all that an event needs; where it ends."""
     if byte_at(text, at) != _OPEN:
@@ -323,7 +322,7 @@ def _first(text: Bytes, is_lines: bool) -> Place:
     return _past_space(text, at + 1) if text[at] == _OPEN_ARRAY else GIVE_UP
 
 
-@innermost
+@helper
 def _next(text: Bytes, at: Place, size: Place, is_lines: bool) -> Place:
     """Where after an event the next one begins, or `size` if it was the last."""
     if is_lines:
@@ -339,7 +338,7 @@ def _next(text: Bytes, at: Place, size: Place, is_lines: bool) -> Place:
     return GIVE_UP
 
 
-@innermost
+@helper
 def _fill(
     text: Bytes,
     size: Place,

@@ -11,7 +11,6 @@ from kernels.ahead import fetch
 from kernels.compiler import helper, kernel
 from kernels.hashing import Bytes, hash_bytes
 from kernels.rows import NONE
-from kernels.words import innermost
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -24,7 +23,7 @@ _32 = np.uint64(32)
 _TOGETHER = 32
 
 
-@innermost
+@helper
 def _first_slot(slots: UInt64s, hashed: np.uint64) -> np.int64:
     """By the half that a slot keeps: the slots are in its order, and longer ones too."""
     return np.int64(((hashed >> _32) * np.uint64(len(slots))) >> _32)
@@ -142,7 +141,7 @@ def _fetch_names(
         fetch(arena, starts[_first_code(slots, hashes[i])])
 
 
-@innermost
+@helper
 def _first_code(slots: UInt64s, hashed: np.uint64) -> np.int64:
     """What a name's first slot says, 0 if it is empty."""
     return max(np.int64(slots[_first_slot(slots, hashed)] & _LOW) - 1, np.int64(0))

@@ -4,15 +4,10 @@ A word is 8 bytes, little-endian. Flags are words that have the high bit of some
 bytes set; the lowest of those is always right, and those above it need not be.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 
+from kernels.compiler import helper
 from kernels.hashing import Bytes
-
-F = TypeVar("F", bound=Callable[..., object])
 
 #: A place or a number of bytes.
 Place = np.int64 | int
@@ -28,16 +23,6 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 _OTHER_ODD = np.uint64(0xB504F333F9DE6485)
 
 
-def innermost(function: F) -> F:
-    """As `inlined`, and really so wherever it is called; it makes no array.
-
-    References to arrays are not counted in it, which takes longer than what it does.
-    """
-    options: dict[str, Any] = {"forceinline": True, "_nrt": False, "error_model": "numpy"}
-    compiled: F = numba.njit(**options)(function)
-    return compiled
-
-
 def word_of(text: bytes) -> np.uint64:
     """At most 8 bytes as a word; those that it has not are 0."""
     return np.uint64(int.from_bytes(text, "little"))
@@ -48,13 +33,13 @@ def each(byte: str) -> np.uint64:
     return word_of(byte.encode() * 8)
 
 
-@innermost
+@helper
 def byte_at(data: Bytes, at: Place) -> np.uint8:
     # An index that cannot be negative is not looked at for being so.
     return np.uint8(data[np.uint64(at)])
 
 
-@innermost
+@helper
 def word_at(data: Bytes, at: Place) -> np.uint64:
     """The compiler makes one load of it."""
     first, word = np.uint64(at), np.uint64(0)
@@ -63,20 +48,20 @@ def word_at(data: Bytes, at: Place) -> np.uint64:
     return word
 
 
-@innermost
+@helper
 def zeros(word: np.uint64) -> np.uint64:
     """Flags the bytes that are 0 (Mycroft, 1987)."""
     return (word - ONES) & ~word & HIGHS
 
 
-@innermost
+@helper
 def lowest(flags: np.uint64) -> np.int64:
     """Which byte is the lowest flagged; `flags` has one."""
     alone = (flags & (~flags + np.uint64(1))) >> _7
     return np.int64((alone * np.uint64(0x0001020304050607)) >> _56)
 
 
-@innermost
+@helper
 def are_equal(data: Bytes, one: Place, other: Place, size: Place) -> bool:
     """Whether so many bytes are; 7 bytes after them can be read."""
     while size > 8:
@@ -91,7 +76,7 @@ def are_equal(data: Bytes, one: Place, other: Place, size: Place) -> bool:
     return bool(differing << (_64 - np.uint64(8 * size)) == np.uint64(0))
 
 
-@innermost
+@helper
 def quick_hash(data: Bytes, at: Place, size: Place) -> np.uint64:
     """Of so many bytes, in its upper half; 7 bytes after them can be read.
 

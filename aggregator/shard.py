@@ -10,11 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -65,6 +62,7 @@ from aggregator.recovery import recover
 from aggregator.rules import Rules
 from aggregator.state import State
 from aggregator.tables import tables_of
+from aggregator.tally import Tally
 from aggregator.wire import Respond
 from kernels import watching
 from persistence import log, snapshot
@@ -84,10 +82,6 @@ CHECKPOINT_RETRY_S = 30.0
 HOLD_S_MAX = 60.0
 #: An fdatasync that takes longer is worth a warning.
 SLOW_SYNC_S = 1.0
-#: So many events take longer to count than it takes to have another thread do it.
-COUNTED_BESIDE_MIN = 1_000
-#: What is not counted has grown to so many: it is counted before more is answered.
-COUNTED_BESIDE_MAX = 100_000
 #: Of all tables of the state, compressed, in one reply; half of what a message may have.
 TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
@@ -161,9 +155,8 @@ class Shard:
             release.pop_all()
         #: What was found on disk, for people.
         self.recovered = recovered.summary
-        #: Of the state and what is not counted in it yet.
-        self._guard = threading.RLock()
-        self._lagging, self._producers = recovered.state, recovered.producers
+        self._tally = Tally(recovered.state, self._give_up)
+        self._producers = recovered.producers
         self._received_ms = recovered.received_ms
         self._snapshot_sequence = recovered.snapshot_sequence
         self._snapshot_ms = recovered.snapshot_ms
@@ -176,8 +169,6 @@ class Shard:
         self._retry_at_s: float | None = None
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], _Append] = {}
-        #: Durable and answered, and not counted yet: when each was received, and its duplicates.
-        self._uncounted: deque[tuple[Encoded, int, NDArray[np.bool_]]] = deque()
         self._quiet: asyncio.Future[None] | None = None
         #: Comes when the sockets have been read.
         self._next_turn: asyncio.Handle | None = None
@@ -187,7 +178,6 @@ class Shard:
         #: When the write that is under way began.
         self._writing_since_s: float | None = None
         self._warned_of_s: float | None = None
-        self._counter = ThreadPoolExecutor(1, "counter")
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointer: Checkpointer | None = None
         self._files = FileAccess()
@@ -209,8 +199,8 @@ class Shard:
     def answer(self, frame: bytes) -> bytes:
         """The encoded reply to a frame of queries. Safe to call from any thread."""
         queries = decode_queries(frame)
-        with self._guard:
-            answers = self._answer_all(queries)
+        with self._tally.current() as state:
+            answers = self._answer_all(state, queries)
         return _encoder.encode(Answers(answers))
 
     async def handle(self, frame: bytes) -> bytes:
@@ -247,7 +237,7 @@ class Shard:
             await asyncio.wait([self._checkpointing])
         if self._applied_sequence > self._snapshot_sequence:
             await self.checkpoint()
-        self._counter.shutdown()
+        self._tally.close()
         self._log.close()
         self._epoch.close()
         self._lock.release()
@@ -291,7 +281,7 @@ class Shard:
         self._next_turn = None
         try:
             self._log.note_synced()
-            self._count_soon()
+            self._tally.count_soon()
             if self._checkpoint_due_in_s() == 0 and self._end_segment():
                 moment = self._applied_sequence, self._received_ms
                 making = self._make_checkpoint(*moment, self._write_beside(moment[0]))
@@ -358,48 +348,15 @@ class Shard:
             self._answer(append, reply)
         self._applied_sequence = records[-1].sequence
 
-    def _count_soon(self) -> None:
-        """Here if it is little, else beside what comes next, which is to be made durable."""
-        events = sum(len(batch) for batch, _, _ in self._uncounted.copy())
-        if COUNTED_BESIDE_MIN <= events <= COUNTED_BESIDE_MAX:
-            self._counter.submit(self._count_all)
-        elif events:
-            self._count_all()
-
-    def _count_all(self) -> None:
-        """What was answered and is not counted."""
-        with self._guard:
-            uncounted = [self._uncounted.popleft() for _ in range(len(self._uncounted))]
-            if not uncounted:
-                return
-            batches, received_ms, duplicate = zip(*uncounted, strict=True)
-            try:
-                batch = Encoded.join(batches)
-                received = np.repeat(received_ms, list(map(len, batches)))
-                self._lagging.count(batch, received, np.concatenate(duplicate))
-            except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
-                self._give_up(error)
-
-    @property
-    def _state(self) -> State:
-        """With all counted that was answered. Hold the guard while it must not change."""
-        self._count_all()
-        return self._lagging
-
     def _apply(self, content: Encoded | list[Command], record: Record) -> Applied | Done:
-        without_effect: list[int] = []
         reply: Applied | Done
         if isinstance(content, Encoded):
-            duplicate = np.zeros(len(content), np.bool_)
-            if content.has_hashes:
-                duplicate = self._lagging.find_duplicates(content.decode(), record.received_ms)
-                without_effect = duplicate.nonzero()[0].tolist()
-            self._uncounted.append((content, record.received_ms, duplicate))
+            without_effect = self._tally.add(content, record.received_ms)
             self._rate.count(len(content))
             reply = Applied(record.received_ms, without_effect)
         else:
-            with self._guard:
-                reply = carry_out(self._state, content, record.received_ms)
+            with self._tally.current() as state:
+                reply = carry_out(state, content, record.received_ms)
             without_effect = [i for i, o in enumerate(reply.outcomes) if o.status != "done"]
             self._erasing += erases_in(record.sequence, record.received_ms, content)
         if without_effect:
@@ -435,9 +392,9 @@ class Shard:
     async def checkpoint(self) -> None:
         """Makes one now, while nothing is committed; one that fails is tried again later."""
         if self._end_segment():
-            with self._guard:
+            with self._tally.current() as state:
                 frozen = Frozen.of(
-                    self._state,
+                    state,
                     self._applied_sequence,
                     self._received_ms,
                     self._producers.dump(),
@@ -548,9 +505,9 @@ class Shard:
         """All that the state says, encoded in a thread; no record is applied in between."""
         if not self._keeps(request.folder):
             return Refused(f"this shard keeps its data in {self._settings.folder}")
-        with self._guard:
-            sequence, fold_before = self._applied_sequence, self._state.hours.fold_before
-            tables = tables_of(self._state)
+        with self._tally.current() as state:
+            sequence, fold_before = self._applied_sequence, state.hours.fold_before
+            tables = tables_of(state)
         encoded = await asyncio.to_thread(encode_tables, tables)
         if sum(map(len, encoded.values())) > TABLES_BYTES_MAX:
             return Refused("what it has in memory is too much for one message")
@@ -565,12 +522,12 @@ class Shard:
 
     # Queries
 
-    def _answer_all(self, queries: list[Query]) -> list[msgspec.Raw]:
-        view = View(self._state, self._now_ms())
+    def _answer_all(self, state: State, queries: list[Query]) -> list[msgspec.Raw]:
+        view = View(state, self._now_ms())
         about_state = [query for query in queries if not isinstance(query, StatsQuery)]
         answers = map(_encoder.encode, view.answer_all(about_state))
         # Those who ask for statistics together share them.
-        stats = _encoder.encode(self._stats()) if len(about_state) < len(queries) else b""
+        stats = _encoder.encode(self._stats(state)) if len(about_state) < len(queries) else b""
         return [
             msgspec.Raw(stats if isinstance(query, StatsQuery) else next(answers))
             for query in queries
@@ -597,18 +554,17 @@ class Shard:
                 _logger.error("shard %d: %s", self._settings.number, error)
             return None
 
-    def _hashes_of_movies(self) -> NDArray[np.uint64]:
+    def _hashes_of_movies(self, state: State) -> NDArray[np.uint64]:
         """Of those that exist; each name is hashed once, since statistics are asked for often."""
-        names, movies = self._state.movie_names, self._state.movies
+        names, movies = state.movie_names, state.movies
         new = names.hashes(len(self._movie_hashes))
         self._movie_hashes = np.append(self._movie_hashes, new)
         return self._movie_hashes[(movies["pairs"] > 0) | (movies["described"] > 0)]
 
-    def _stats(self) -> ShardStats:
-        state = self._state
+    def _stats(self, state: State) -> ShardStats:
         sizes = log.sizes(self._folders.log)
         stored = self._stored()
-        hashes = self._hashes_of_movies()
+        hashes = self._hashes_of_movies(state)
         return ShardStats(
             shard=self._settings.number,
             users=int(state.totals[watching.USERS]),

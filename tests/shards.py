@@ -32,6 +32,7 @@ from aggregator.messages import (
 from aggregator.router import Router
 from aggregator.rules import Rules
 from aggregator.shard import Shard, ShardSettings
+from aggregator.state import State
 from persistence import manifest
 from persistence.directory import read_manifest
 from persistence.facts import SCHEMA, one_chunk
@@ -93,10 +94,16 @@ def crash(shard: Shard) -> None:
     if shard._checkpointer is not None:
         shard._checkpointer.kill()
     shard._end_turns()
-    shard._counter.shutdown()
+    shard._tally.close()
     shard._log.close()
     shard._epoch.close()
     shard._lock.release()
+
+
+def state_of(shard: Shard) -> State:
+    """With all counted that was answered; nothing may come meanwhile."""
+    with shard._tally.current() as state:
+        return state
 
 
 class Handling(Protocol):

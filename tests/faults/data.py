@@ -36,7 +36,7 @@ from tests import comparison
 from tests.comparison import facts_of_reference, facts_of_state
 from tests.disk import KilledError, release_locks
 from tests.facts import Fact
-from tests.shards import Clock, crash, export_pages, facts_kept, settings_of
+from tests.shards import Clock, crash, export_pages, facts_kept, settings_of, state_of
 
 T = TypeVar("T")
 #: A user, "id" or "key", and which.
@@ -429,7 +429,7 @@ class Data:
     def check(self) -> None:
         """Every answer, and every fact that is kept, is as in the model."""
         for number, shard in enumerate(self.shards):
-            assert facts_of_state(shard._state) == self.model.answers(number), f"shard {number}"
+            assert facts_of_state(state_of(shard)) == self.model.answers(number), f"shard {number}"
 
     def check_facts(self) -> None:
         """Each fact is kept once, in order of arrival, and exported to its user."""

@@ -45,7 +45,7 @@ from persistence.store import Store
 from tests.comparison import facts_of_state
 from tests.disk import never_syncing
 from tests.faults.conftest import rounds
-from tests.shards import Clock, crash, export_pages, order, send, settings_of
+from tests.shards import Clock, crash, export_pages, order, send, settings_of, state_of
 
 RULES = Rules().as_dict()
 SHARDS = 2
@@ -160,9 +160,9 @@ def opened_shard(directory: DataDirectory, number: int, clock: Clock | None = No
 def answers_of(shard: Shard) -> Answers:
     """All that it can be asked, and what it goes on from."""
     return {
-        "facts": facts_of_state(shard._state),
-        "tables": sorted_tables(tables_of(shard._state)),
-        "ids": sorted(shard._state.recent.to_arrow()["hash"].to_pylist()),
+        "facts": facts_of_state(state_of(shard)),
+        "tables": sorted_tables(tables_of(state_of(shard))),
+        "ids": sorted(state_of(shard).recent.to_arrow()["hash"].to_pylist()),
         "producers": shard._producers.dump(),
         "received_ms": shard._received_ms,
         "sequence": shard._applied_sequence,

@@ -30,7 +30,7 @@ from tests.disk import KilledError, digests_of, failing_at, never_syncing
 from tests.faults.conftest import rounds
 from tests.faults.data import Data, Model
 from tests.faults.test_steps import Before, at_each_step, erase, leave_a_torn_tail, lived
-from tests.shards import Clock, crash, send, settings_of, watch
+from tests.shards import Clock, crash, send, settings_of, state_of, watch
 
 pytestmark = pytest.mark.timeout(rounds(300))
 
@@ -196,7 +196,7 @@ def test_replayed_or_loaded_the_state_is_the_same(tmp_path: Path, seed: int) -> 
                 some_traffic(rng, data)
                 if name == "loaded" and disturbances.random() < 0.2:
                     disturbances.choice([data.checkpoint, data.crash_and_open, data.resend])()
-            found.append([rows_of_state(shard._state) for shard in data.shards])
+            found.append([rows_of_state(state_of(shard)) for shard in data.shards])
             found += recovered_twice(data)
             data.end()
     assert len(found[0][0]["pairs"]) > 3
@@ -211,8 +211,8 @@ def recovered_twice(data: Data) -> list[list[Rows]]:
         data.crash_and_open()
         data.check()
         data.check_facts()
-        found.append([rows_of_state(shard._state) for shard in data.shards])
-        tables.append([shard._state.to_arrow() for shard in data.shards])
+        found.append([rows_of_state(state_of(shard)) for shard in data.shards])
+        tables.append([state_of(shard).to_arrow() for shard in data.shards])
         digests.append(digests_of(data.folder, "EPOCH"))
     assert tables[1] == tables[0]
     assert digests[1] == digests[0]

@@ -18,7 +18,7 @@ from aggregator.rules import Rules
 from aggregator.shard import Shard
 from persistence import log
 from persistence.directory import DataDirectory
-from tests.shards import Clock, crash, in_tasks, order, send, settings_of, watch
+from tests.shards import Clock, crash, in_tasks, order, send, settings_of, state_of, watch
 
 
 @asynccontextmanager
@@ -91,7 +91,7 @@ def test_memory_that_differs_is_found(tmp_path: Path) -> None:
             await live(shard)
             await shard.checkpoint()
             await live(shard, 11)
-            shard._state.pairs["watch_ms"][0] += 1
+            state_of(shard).pairs["watch_ms"][0] += 1
             (problem,) = (await checked(tmp_path)).problems
             assert problem.startswith("progress: watch_ms of user")
             assert ". Most agree with snapshot 10 with the log after it: " in problem

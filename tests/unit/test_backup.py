@@ -10,7 +10,7 @@ from aggregator.rules import Rules
 from aggregator.shard import Shard
 from persistence.directory import DataDirectory
 from tests.comparison import facts_of_state
-from tests.shards import Clock, crash, send, settings_of, watch
+from tests.shards import Clock, crash, send, settings_of, state_of, watch
 
 
 def test_records_that_come_while_files_are_linked_are_not_missed(
@@ -22,7 +22,7 @@ def test_records_that_come_while_files_are_linked_are_not_missed(
     with asyncio.Runner() as run:
         shard = Shard(settings_of(data, segment_bytes=100), Clock())
         run.run(send(shard, 1, watch("u", "m", 0, 20)))
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         ignore = backup._NOT_COPIED
 
         def listed(folder: str, names: list[str]) -> set[str]:
@@ -38,5 +38,5 @@ def test_records_that_come_while_files_are_linked_are_not_missed(
         crash(shard)
     directory.close()
     copied = Shard(settings_of(target, segment_bytes=100), Clock())
-    assert facts_of_state(copied._state) == before
+    assert facts_of_state(state_of(copied)) == before
     crash(copied)

@@ -34,6 +34,7 @@ from tests.shards import (
     order,
     send,
     settings_of,
+    state_of,
     stats_of,
     watch,
 )
@@ -146,12 +147,12 @@ def test_of_what_is_erased_and_watched_again_the_later_stays(
         await order(shard, 2, Erase("u", "x"))
         await send(shard, 4, watch("u", "x", 10, 20))
         expected = [("v", "x", 40), ("v", "x", 50), ("u", "x", 10), ("u", "x", 20)]
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         for each in (shard, None):
             shard = each or open_shard(tmp_path)
             kept = facts_kept(shard).to_pylist()
             assert [(f["user"], f["slug"], f["at_ms"] // 1000) for f in kept] == expected
-            assert facts_of_state(shard._state) == before
+            assert facts_of_state(state_of(shard)) == before
             await shard.checkpoint()
             assert facts_kept(shard).to_pylist() == kept
             crash(shard)
@@ -178,7 +179,7 @@ def test_commands_behind_an_erase_in_one_record_stay(tmp_path: Path) -> None:
             SetPosition("v", "y", 5),
         ]
         await order(shard, 1, *commands)
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         for _ in range(2):
             kept = [(f["user"], f["slug"], f["at_ms"]) for f in facts_kept(shard).to_pylist()]
             assert kept == [("u", "y", 1_000), ("u", "y", 2), ("u", "x", 3), ("v", "y", 5)]
@@ -188,7 +189,7 @@ def test_commands_behind_an_erase_in_one_record_stay(tmp_path: Path) -> None:
                     fact for fact in kept if fact[0] == user
                 ]
             await shard.checkpoint()
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         await shard.close()
 
     asyncio.run(run())
@@ -198,7 +199,7 @@ def test_the_name_of_someone_unknown_goes_too(tmp_path: Path) -> None:
     async def run() -> None:
         shard = open_shard(tmp_path)
         await send(shard, 1, [Event("u", "m", 1.0)])
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         reply = await order(shard, 1, Hide(GONE, "m"), Erase(GONE), Erase("u", GONE))
         assert isinstance(reply, Done)
         assert [outcome.status for outcome in reply.outcomes] == ["unknown"] * 3
@@ -206,7 +207,7 @@ def test_the_name_of_someone_unknown_goes_too(tmp_path: Path) -> None:
         assert (await stats_of(shard)).erasing == 2
         await shard.checkpoint()
         assert files_with(tmp_path, GONE) == []
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         await shard.close()
 
     asyncio.run(run())
@@ -237,10 +238,10 @@ def test_an_erase_during_a_checkpoint_waits_for_the_next(
         assert (await stats_of(shard)).erasing == 1
         assert [*(tmp_path / "shard-0000" / "snapshots").iterdir()]
         assert files_with(tmp_path, GONE)
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         crash(shard)
         shard = open_shard(tmp_path)
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         await shard.checkpoint()
         assert is_final(shard)
         await shard.close()
@@ -350,13 +351,13 @@ def test_closing_on_a_full_disk_lets_go(tmp_path: Path, monkeypatch: pytest.Monk
         shard = open_shard(tmp_path)
         await send(shard, 1, [Event(GONE, "m", 1.0), Event("u", "m", 1.0)])
         await order(shard, 1, Erase(GONE))
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         with monkeypatch.context() as patch:
             full = OSError(errno.ENOSPC, "No space left on device")
             patch.setattr(log.Log, "_create_segment", lambda _: (_ for _ in ()).throw(full))
             await shard.close()
         shard = open_shard(tmp_path)
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         await shard.close()
         assert files_with(tmp_path, GONE) == []
 

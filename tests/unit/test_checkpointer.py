@@ -23,7 +23,7 @@ from persistence import snapshot
 from persistence.files import FolderLock
 from tests.comparison import facts_of_state
 from tests.disk import files_with
-from tests.shards import Clock, crash, order, send, settings_of, watch
+from tests.shards import Clock, crash, order, send, settings_of, state_of, watch
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ def test_it_writes_what_the_shard_would(tmp_path: Path) -> None:
     async def run() -> None:
         async with lived(tmp_path) as shard:
             frozen = Frozen.of(
-                shard._state,
+                state_of(shard),
                 shard._applied_sequence,
                 shard._received_ms,
                 shard._producers.dump(),
@@ -69,9 +69,9 @@ def test_it_writes_what_the_shard_would(tmp_path: Path) -> None:
                 assert len(written.tables[name]) == len(rows)
             assert written.extra == frozen.extra | {"alone": True}
             assert files_with(tmp_path, "gone") == []
-            before = facts_of_state(shard._state)
+            before = facts_of_state(state_of(shard))
         shard = Shard(settings_of(tmp_path), Clock())
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         assert shard.recovered.startswith("33 events from the snapshot, 5 from the log")
         crash(shard)
 
@@ -83,12 +83,12 @@ def test_a_snapshot_and_the_log_after_it_are_enough(tmp_path: Path) -> None:
         async with lived(tmp_path) as shard:
             await shard._write_beside(5)
             await send(shard, 4, watch("u", "m", 50, 90))
-            before = facts_of_state(shard._state)
+            before = facts_of_state(state_of(shard))
             assert shard._end_segment()
             await shard._write_beside(6)
         shard = Shard(settings_of(tmp_path), Clock())
         assert shard._snapshot_sequence == 6
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         crash(shard)
 
     asyncio.run(run())
@@ -147,7 +147,7 @@ def test_closing_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(asyncio, "to_thread", begin)
         async with lived(tmp_path) as shard:
-            before = facts_of_state(shard._state)
+            before = facts_of_state(state_of(shard))
         shard = Shard(settings_of(tmp_path, snapshot_log_bytes=1), Clock())
         await send(shard, 9, [Event("gone", "m", 1.0)])
         await asyncio.wait_for(begun.wait(), 20)
@@ -158,7 +158,7 @@ def test_closing_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.Monkey
         await shard.close()
         assert process.poll() is not None
         shard = Shard(settings_of(tmp_path), Clock())
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         crash(shard)
 
     asyncio.run(run())

@@ -37,7 +37,7 @@ from aggregator.tables import tables_of
 from persistence import log
 from persistence.directory import DataDirectory, NoDataError
 from persistence.errors import DamagedError
-from tests.shards import Clock, crash, order, send, settings_of, watch
+from tests.shards import Clock, crash, order, send, settings_of, state_of, watch
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ def test_it_is_what_the_shards_have_in_memory(tmp_path: Path) -> None:
                 await live(shard, f"user{number}")
             for stored in (0, 9, 18):
                 content = inspect(tmp_path)
-                memory = [tables_of(shard._state) for shard in shards]
+                memory = [tables_of(state_of(shard)) for shard in shards]
                 for in_memory, on_disk in zip(memory, content.shards, strict=True):
                     assert_same(
                         in_memory | {"hours": folded(in_memory["hours"], content.fold_before)},
@@ -142,10 +142,10 @@ def test_every_record_can_be_the_last(tmp_path: Path) -> None:
         async with shards_in(tmp_path) as (shard,):
             await live(shard, "u")
             await shard.checkpoint()
-            kept = {9: tables_of(shard._state)}
+            kept = {9: tables_of(state_of(shard))}
             for sequence in range(10, 18):
                 await send(shard, sequence, watch("u", "m", sequence, sequence + 30))
-                kept[sequence] = tables_of(shard._state)
+                kept[sequence] = tables_of(state_of(shard))
             for sequence, tables in kept.items():
                 content = inspect(tmp_path, {0: sequence})
                 assert content.shards[0].last == sequence
@@ -164,13 +164,13 @@ def test_stored_facts_after_the_last_record_do_not_count(tmp_path: Path) -> None
     async def run() -> None:
         async with shards_in(tmp_path) as (shard,):
             await send(shard, 1, watch("u", "m", 0, 50))
-            tables = tables_of(shard._state)
+            tables = tables_of(state_of(shard))
             await send(shard, 2, watch("u", "m", 60, 90))
             checkpoint.archive(shard._folders, Frozen(2, {}, {}))
             content = inspect(tmp_path, {0: 1})
             assert content.shards[0].stored[-1].last == 2
             assert_same(tables, by_sql(content))
-            assert_same(inspect(tmp_path).tables(), tables_of(shard._state))
+            assert_same(inspect(tmp_path).tables(), tables_of(state_of(shard)))
 
     asyncio.run(run())
 
@@ -220,7 +220,7 @@ def test_a_checkpoint_meanwhile_does_no_harm(
             go_on.set()
             content = await inspecting
             assert content.shards[0].snapshot_sequence == 10
-            assert_same(tables_of(shard._state), content.tables())
+            assert_same(tables_of(state_of(shard)), content.tables())
 
     asyncio.run(run())
 
@@ -295,8 +295,8 @@ def test_a_shard_says_all_that_it_has_in_memory(tmp_path: Path) -> None:
             reply = await tables_from(shard, tmp_path / "shard-0000")
             assert isinstance(reply, Tabled)
             assert reply.sequence == 9
-            assert_same(tables_of(shard._state), reply.decoded())
-            assert reply.fold_before == shard._state.hours.fold_before > 0
+            assert_same(tables_of(state_of(shard)), reply.decoded())
+            assert reply.fold_before == state_of(shard).hours.fold_before > 0
 
     asyncio.run(run())
 
@@ -318,7 +318,7 @@ def test_tables_are_of_the_moment_of_their_record(
     async def run() -> None:
         async with shards_in(tmp_path) as (shard,):
             await send(shard, 1, watch("u", "m", 0, 50))
-            before = tables_of(shard._state)
+            before = tables_of(state_of(shard))
             monkeypatch.setattr(asyncio, "to_thread", slowly)
             asking = asyncio.create_task(tables_from(shard, tmp_path / "shard-0000"))
             assert await real(encoding.wait, 20)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aggregator import checkpoint
+from aggregator import checkpoint, tally
 from aggregator import shard as shard_module
 from aggregator.checkpoint import Folders, Frozen
 from aggregator.event import Event
@@ -38,6 +38,7 @@ from tests.shards import (
     facts_kept,
     send,
     settings_of,
+    state_of,
     stats_of,
     watch,
 )
@@ -57,15 +58,15 @@ def test_what_was_acknowledged_survives_a_crash(tmp_path: Path) -> None:
         for sequence in range(1, 60):
             events = watch(f"user{sequence % 7}", f"movie{sequence % 3}", sequence, sequence + 40)
             assert isinstance(await send(shard, sequence, events), Applied)
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         crash(shard)
         replayed = Shard(settings, Clock())
         assert len(log.segments(tmp_path / "shard-0000" / "log")) > 1
-        assert facts_of_state(replayed._state) == before
+        assert facts_of_state(state_of(replayed)) == before
         await replayed.close()
         loaded = Shard(settings, Clock())
         assert loaded.recovered.startswith("295 events from the snapshot, 0 from the log")
-        assert facts_of_state(loaded._state) == before
+        assert facts_of_state(state_of(loaded)) == before
         await loaded.close()
 
     asyncio.run(run())
@@ -209,7 +210,7 @@ def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
         shard = Shard(settings, Clock())
         for sequence in range(1, 41):
             await send(shard, sequence, watch("u", "m", sequence * 10, sequence * 10 + 50))
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         assert shard._checkpointing is not None
         await shard._checkpointing
         crash(shard)
@@ -217,7 +218,7 @@ def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
         assert 1 <= len([folder for folder in folders if folder.name.isdigit()]) <= 2
         shard = Shard(settings, Clock())
         assert not shard.recovered.startswith("0 events")
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         await shard.close()
 
     asyncio.run(run())
@@ -241,12 +242,12 @@ def test_a_snapshot_holds_what_it_says_while_events_come(tmp_path: Path) -> None
         ahead = stats.log_sequence - stats.snapshot_sequence
         assert ahead > 0
         assert len(facts_kept(shard)) == 3
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         crash(shard)
         shard = Shard(settings, Clock())
         what = f"{3 - ahead} events from the snapshot, {ahead} from the log"
         assert shard.recovered.startswith(what)
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         assert (await ask(shard, UserQuery("u")))[0]["watch_ms"] == 20_000
         await shard.close()
 
@@ -301,8 +302,8 @@ def test_what_was_answered_is_counted_for_whoever_asks(
 
     One that comes after an answer knows of what was answered.
     """
-    monkeypatch.setattr(shard_module, "COUNTED_BESIDE_MIN", 100)
-    monkeypatch.setattr(shard_module, "COUNTED_BESIDE_MAX", 300)
+    monkeypatch.setattr(tally, "COUNTED_BESIDE_MIN", 100)
+    monkeypatch.setattr(tally, "COUNTED_BESIDE_MAX", 300)
     acknowledged, ended = [0], threading.Event()
 
     def look(shard: Shard) -> list[tuple[int, int]]:
@@ -328,10 +329,10 @@ def test_what_was_answered_is_counted_for_whoever_asks(
         seen = await looking
         assert len(seen) > 10
         assert all(before <= events for before, events in seen)
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         crash(shard)
         shard = Shard(settings, Clock())
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         assert events_of(shard, "u") == acknowledged[0]
         await shard.close()
 
@@ -365,11 +366,11 @@ def test_a_replay_forgets_the_ids_that_were_forgotten_live(tmp_path: Path) -> No
         for sequence, (hours, identifier) in enumerate([(0, "x"), (36, "y"), (26, "z"), (10, "x")]):
             clock.now_ms += hours * 3_600_000
             await send(shard, sequence + 1, [Event("u", "m", 1.0, id=identifier)])
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         assert (await ask(shard, UserQuery("u")))[0]["events"] == 4
         crash(shard)
         shard = Shard(settings, clock)
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         await shard.close()
 
     asyncio.run(run())
@@ -398,19 +399,19 @@ def test_a_damaged_snapshot_is_made_up_for_by_the_one_before_and_the_log(tmp_pat
             shard = Shard(settings, Clock())
             await send(shard, sequence, [Event("u", "m", 10.0 * sequence, id=f"{sequence}")])
             await shard.close()
-        before, kept = facts_of_state(shard._state), facts_kept(shard)
+        before, kept = facts_of_state(state_of(shard)), facts_kept(shard)
         newest = max(manifests(tmp_path))
         newest.write_bytes(b"")
         shard = Shard(settings, Clock())
         assert shard.recovered.startswith("2 events from the snapshot, 1 from the log")
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         assert newest.parent.with_suffix(".broken").exists()
         again = [Event("u", "m", 1.0, id=f"{sequence}") for sequence in (1, 2, 3)]
         assert await send(shard, 4, again) == Applied(NOW_MS, [0, 1, 2])
         await shard.close()
         shard = Shard(settings, Clock())
         assert shard.recovered.startswith("3 events from the snapshot, 0 from the log")
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         assert facts_kept(shard) == kept
         await shard.close()
 
@@ -427,13 +428,13 @@ def test_a_damaged_snapshot_is_made_up_for_by_a_log_that_is_still_whole(
         with monkeypatch.context() as patch:
             patch.setattr(log, "drop_before", lambda *_: None)  # it ended before that
             await shard.checkpoint()
-        before = facts_of_state(shard._state)
+        before = facts_of_state(state_of(shard))
         crash(shard)
         (manifest,) = manifests(tmp_path)
         manifest.write_text(manifest.read_text().replace('"format": 4', '"format": 2'))
         shard = Shard(settings, Clock())
         assert shard.recovered.startswith("0 events from the snapshot, 3 from the log")
-        assert facts_of_state(shard._state) == before
+        assert facts_of_state(state_of(shard)) == before
         assert [path.parent.suffix for path in manifests(tmp_path)] == [".broken"]
         await shard.close()
 

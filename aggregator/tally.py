@@ -1,0 +1,84 @@
+"""A state, and what was answered and is not counted in it yet.
+
+A reply says which events are duplicates, and that alone is found out before it. The
+rest of the work waits until the reply is on its way, or until someone asks.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.state import State
+from persistence.batch import Encoded
+
+#: So many events take longer to count than it takes to have another thread do it.
+COUNTED_BESIDE_MIN = 1_000
+#: What is not counted has grown to so many: it is counted before more is answered.
+COUNTED_BESIDE_MAX = 100_000
+
+
+class Tally:
+    """Behind one lock, which is held while batches are counted, and by whoever looks at the state.
+
+    `add`, `count_soon` and `close` are for one thread, the shard's; `current` is for any.
+    `add` takes no lock, as all that it changes are the hashes that only it looks up. So
+    that thread waits for the others before it counts, and not before it answers.
+    """
+
+    def __init__(self, state: State, give_up: Callable[[Exception], NoReturn]) -> None:
+        """`give_up` ends the process: what was answered cannot be counted."""
+        self._state = state
+        self._give_up = give_up
+        self._guard = threading.RLock()
+        #: When each was received, and its duplicates.
+        self._uncounted: deque[tuple[Encoded, int, NDArray[np.bool_]]] = deque()
+        self._counter = ThreadPoolExecutor(1, "counter")
+
+    def add(self, batch: Encoded, received_ms: int) -> list[int]:
+        """Has a batch that is durable counted later; returns which of its events are duplicates."""
+        duplicate = np.zeros(len(batch), np.bool_)
+        duplicates: list[int] = []
+        if batch.has_hashes:
+            duplicate = self._state.find_duplicates(batch.decode(), received_ms)
+            duplicates = duplicate.nonzero()[0].tolist()
+        self._uncounted.append((batch, received_ms, duplicate))
+        return duplicates
+
+    def count_soon(self) -> None:
+        """Here if it is little, else beside what comes next, which is to be made durable."""
+        events = sum(len(batch) for batch, _, _ in self._uncounted.copy())
+        if COUNTED_BESIDE_MIN <= events <= COUNTED_BESIDE_MAX:
+            self._counter.submit(self._count_all)
+        elif events:
+            self._count_all()
+
+    @contextmanager
+    def current(self) -> Iterator[State]:
+        """The state with all counted that was added; nothing else changes it meanwhile."""
+        with self._guard:
+            self._count_all()
+            yield self._state
+
+    def close(self) -> None:
+        """Waits for the thread that counts."""
+        self._counter.shutdown()
+
+    def _count_all(self) -> None:
+        """What was added and is not counted."""
+        with self._guard:
+            uncounted = [self._uncounted.popleft() for _ in range(len(self._uncounted))]
+            if not uncounted:
+                return
+            batches, received_ms, duplicate = zip(*uncounted, strict=True)
+            try:
+                batch = Encoded.join(batches)
+                received = np.repeat(received_ms, list(map(len, batches)))
+                self._state.count(batch, received, np.concatenate(duplicate))
+            except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
+                self._give_up(error)

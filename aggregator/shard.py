@@ -60,6 +60,7 @@ from aggregator.messages import (
 from aggregator.rate import Rate
 from aggregator.recovery import recover
 from aggregator.rules import Rules
+from aggregator.schedule import Schedule
 from aggregator.state import State
 from aggregator.tables import tables_of
 from aggregator.tally import Tally
@@ -76,8 +77,6 @@ from persistence.log import Log, Record
 EXIT_CANNOT_WRITE = 74
 #: The process before may take this long to let go of the folder.
 LOCK_WAIT_S = 10.0
-#: After a checkpoint that failed, before the next is tried.
-CHECKPOINT_RETRY_S = 30.0
 #: The longest that a reader of files may have checkpoints wait; erases wait with them.
 HOLD_S_MAX = 60.0
 #: An fdatasync that takes longer is worth a warning.
@@ -162,11 +161,13 @@ class Shard:
         self._snapshot_ms = recovered.snapshot_ms
         self._applied_sequence = recovered.next_sequence - 1
         self._skipped, self._erasing = recovered.skipped, recovered.erasing
-        self._log_bytes = log.bytes_after(self._folders.log, recovered.snapshot_sequence)
-        self._snapshot_bytes = snapshot.newest_bytes(self._folders.snapshots)
-        self._checkpointed_s = time.monotonic()
-        #: When to try again after a checkpoint that failed.
-        self._retry_at_s: float | None = None
+        self._schedule = Schedule(
+            log_bytes_min=settings.snapshot_log_bytes,
+            interval_s=settings.snapshot_interval_s,
+            erase_delay_s=settings.erase_delay_s,
+            log_bytes=log.bytes_after(self._folders.log, recovered.snapshot_sequence),
+            snapshot_bytes=snapshot.newest_bytes(self._folders.snapshots),
+        )
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], _Append] = {}
         self._quiet: asyncio.Future[None] | None = None
@@ -344,7 +345,7 @@ class Shard:
         replies = [self._apply(a.content, r) for a, r in zip(group, records, strict=True)]
         for append, reply in zip(group, replies, strict=True):
             self._producers.remember(append.producer, append.sequence, reply)
-            self._log_bytes += len(append.encoded)
+            self._schedule.logged(len(append.encoded))
             self._answer(append, reply)
         self._applied_sequence = records[-1].sequence
 
@@ -404,28 +405,22 @@ class Shard:
             await self._make_checkpoint(frozen.sequence, self._received_ms, self._write(frozen))
 
     def _checkpoint_due_in_s(self) -> float | None:
-        """0 when one is due, None when none will be before something changes."""
-        if self._checkpointing is not None and not self._checkpointing.done():
-            return None
-        if self._retry_at_s is not None:
-            return max(self._retry_at_s - time.monotonic(), 0)
-        if self._log_bytes >= max(self._settings.snapshot_log_bytes, self._snapshot_bytes):
-            return 0
-        waits = []
-        if self._applied_sequence > self._snapshot_sequence:
-            waits.append(self._checkpointed_s + self._settings.snapshot_interval_s)
-        if self._erasing:
-            waits.append(self._checkpointed_s + self._settings.erase_delay_s)
-        return max(min(waits) - time.monotonic(), 0) if waits else None
+        return self._schedule.due_in_s(
+            has_more=self._applied_sequence > self._snapshot_sequence,
+            has_erases=bool(self._erasing),
+        )
 
     def _end_segment(self) -> bool:
-        """Has a log segment end here, between commits; False if there is no room for another."""
+        """Begins a checkpoint of all up to here, between commits: a log segment ends.
+
+        False if there is no room for another.
+        """
         try:
             self._log.rotate()
         except NotWritableError as error:
             self._postpone_checkpoint(error)
             return False
-        self._log_bytes = 0
+        self._schedule.begin()
         return True
 
     async def _make_checkpoint(
@@ -434,12 +429,12 @@ class Shard:
         """Up to the record `sequence`; one that fails is tried again later."""
         try:
             await writing
+            snapshot_bytes = snapshot.newest_bytes(self._folders.snapshots)
         except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
             self._postpone_checkpoint(error)
             return
         self._snapshot_sequence, self._snapshot_ms = sequence, received_ms
-        self._snapshot_bytes = snapshot.newest_bytes(self._folders.snapshots)
-        self._checkpointed_s, self._retry_at_s = time.monotonic(), None
+        self._schedule.end(snapshot_bytes)
         self._skipped = {s: i for s, i in self._skipped.items() if s > sequence}
         self._erasing = [each for each in self._erasing if each.sequence >= sequence]
         self._ask_for_turn()
@@ -474,7 +469,7 @@ class Shard:
             "no checkpoint of shard %d: %s", self._settings.number, error,
             exc_info=None if is_known else error,
         )  # fmt: skip
-        self._retry_at_s = time.monotonic() + CHECKPOINT_RETRY_S
+        self._schedule.postpone()
         self._ask_for_turn()
 
     async def _export(self, request: ExportRequest) -> Exported:

@@ -27,8 +27,8 @@ class Tally:
     """Behind one lock, which is held while batches are counted, and by whoever looks at the state.
 
     `add`, `count_soon` and `close` are for one thread, the shard's; `current` is for any.
-    `add` takes no lock, as all that it changes are the hashes that only it looks up. So
-    that thread waits for the others before it counts, and not before it answers.
+    `add` takes no lock, as all that it changes are the hashes that only it looks up: so
+    events are answered whatever the others do.
     """
 
     def __init__(self, state: State, give_up: Callable[[Exception], NoReturn]) -> None:

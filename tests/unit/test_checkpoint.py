@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aggregator import shard as shard_module
+from aggregator import schedule
 from aggregator.commands import (
     Command,
     Erase,
@@ -302,7 +302,7 @@ def test_a_checkpoint_that_failed_is_tried_again_with_nothing_sent(
 ) -> None:
     """It waited for the next frame, and then for the whole interval."""
     tried = failing_once(monkeypatch, error)
-    monkeypatch.setattr(shard_module, "CHECKPOINT_RETRY_S", 0.2)
+    monkeypatch.setattr(schedule, "RETRY_S", 0.2)
 
     async def run() -> None:
         shard = open_shard(tmp_path, snapshot_log_bytes=100)

@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import msgspec
-import numpy as np
-import psutil
-from numpy.typing import NDArray
 
 from aggregator import checkpoint, entries
 from aggregator.answers import View
@@ -46,7 +43,6 @@ from aggregator.messages import (
     Query,
     Refused,
     Reply,
-    ShardStats,
     StatsQuery,
     Tabled,
     TablesRequest,
@@ -57,15 +53,14 @@ from aggregator.messages import (
     decode_tables_request,
     encode_tables,
 )
-from aggregator.rate import Rate
 from aggregator.recovery import recover
 from aggregator.rules import Rules
 from aggregator.schedule import Schedule
 from aggregator.state import State
+from aggregator.statistics import Standing, Statistics
 from aggregator.tables import tables_of
 from aggregator.tally import Tally
 from aggregator.wire import Respond
-from kernels import watching
 from persistence import log, snapshot
 from persistence.batch import BatchError, Encoded
 from persistence.epoch import Epoch
@@ -184,9 +179,7 @@ class Shard:
         self._files = FileAccess()
         #: Why nothing can be written, if so.
         self._refusal = ""
-        self._stored_damage = ""
-        self._rate = Rate()
-        self._movie_hashes = np.empty(0, np.uint64)
+        self._statistics = Statistics(settings.number, self._epoch.number, self._folders)
 
     def receive(self, frame: bytes, respond: Respond) -> None:
         """Has `respond` get the encoded reply to a `SWIFT` frame.
@@ -353,7 +346,7 @@ class Shard:
         reply: Applied | Done
         if isinstance(content, Encoded):
             without_effect = self._tally.add(content, record.received_ms)
-            self._rate.count(len(content))
+            self._statistics.taken.count(len(content))
             reply = Applied(record.received_ms, without_effect)
         else:
             with self._tally.current() as state:
@@ -522,7 +515,9 @@ class Shard:
         about_state = [query for query in queries if not isinstance(query, StatsQuery)]
         answers = map(_encoder.encode, view.answer_all(about_state))
         # Those who ask for statistics together share them.
-        stats = _encoder.encode(self._stats(state)) if len(about_state) < len(queries) else b""
+        stats = b""
+        if len(about_state) < len(queries):
+            stats = _encoder.encode(self._statistics.of(state, self._standing()))
         return [
             msgspec.Raw(stats if isinstance(query, StatsQuery) else next(answers))
             for query in queries
@@ -531,61 +526,18 @@ class Shard:
     def _now_ms(self) -> int:
         return max(self._clock_ms(), self._received_ms)
 
-    def _is_writable(self) -> bool:
-        """After a failure, whether there is room again: nothing may be sent until that is said."""
-        if self._refusal and self._log.has_room():
-            self._refusal = ""
-        return not self._refusal
-
-    def _stored(self) -> tuple[int, int, int] | None:
-        """Of stored events: the last record, how many, and bytes; None where files are damaged."""
-        try:
-            files = self._folders.store.files()
-            last = files[-1].last if files else 0
-            return last, sum(file.rows for file in files), sum(file.bytes for file in files)
-        except PersistenceError as error:
-            if self._stored_damage != str(error):
-                self._stored_damage = str(error)
-                _logger.error("shard %d: %s", self._settings.number, error)
-            return None
-
-    def _hashes_of_movies(self, state: State) -> NDArray[np.uint64]:
-        """Of those that exist; each name is hashed once, since statistics are asked for often."""
-        names, movies = state.movie_names, state.movies
-        new = names.hashes(len(self._movie_hashes))
-        self._movie_hashes = np.append(self._movie_hashes, new)
-        return self._movie_hashes[(movies["pairs"] > 0) | (movies["described"] > 0)]
-
-    def _stats(self, state: State) -> ShardStats:
-        sizes = log.sizes(self._folders.log)
-        stored = self._stored()
-        hashes = self._hashes_of_movies(state)
-        return ShardStats(
-            shard=self._settings.number,
-            users=int(state.totals[watching.USERS]),
-            movies=len(hashes),
-            pairs=int(state.totals[watching.PAIRS]),
-            streams=int(state.totals[watching.STREAMS]),
-            watching_now=int(state.watching_now(self._now_ms()).sum()),
-            watch_ms=int(state.movies["watch_ms"].sum()),
-            events=state.events,
-            events_taken=self._rate.total,
-            events_per_second=self._rate.per_second(),
-            memory_bytes=psutil.Process().memory_info().rss,
-            remembered_ids=len(state.recent),
-            epoch=self._epoch.number,
-            log_sequence=self._applied_sequence,
-            log_segments=len(sizes),
-            log_bytes=sum(sizes),
-            broken_tails=len(log.broken_tails(self._folders.log)),
+    def _standing(self) -> Standing:
+        return Standing(
+            now_ms=self._now_ms(),
+            applied_sequence=self._applied_sequence,
             snapshot_sequence=self._snapshot_sequence,
             snapshot_ms=self._snapshot_ms,
-            stored_sequence=stored and stored[0],
-            stored_events=stored and stored[1],
-            stored_bytes=stored and stored[2],
-            erasing=len(self._erasing),
-            erasing_since_ms=min((each.received_ms for each in self._erasing), default=None),
-            writable=self._is_writable(),
-            refusal=self._refusal,
-            movie_hashes=hashes.tobytes(),
+            erasing=self._erasing,
+            refusal=self._still_refused(),
         )
+
+    def _still_refused(self) -> str:
+        """The refusal, unless there is room again: nothing may be sent until that is said."""
+        if self._refusal and self._log.has_room():
+            self._refusal = ""
+        return self._refusal

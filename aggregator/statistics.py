@@ -1,0 +1,101 @@
+"""How a shard is doing, in numbers: of what it has counted, and of its files."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from aggregator.checkpoint import Erasing, Folders
+from aggregator.messages import ShardStats
+from aggregator.rate import Rate
+from aggregator.state import State
+from kernels import watching
+from persistence import log
+from persistence.errors import PersistenceError
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a shard has come, at a moment by its clock."""
+
+    now_ms: int
+    applied_sequence: int
+    #: The last record in the snapshot, and when it was received.
+    snapshot_sequence: int
+    snapshot_ms: int
+    erasing: Sequence[Erasing]
+    #: Why nothing can be written, if so.
+    refusal: str
+
+
+class Statistics:
+    """Of one shard. They are asked for often, so it remembers what takes long."""
+
+    def __init__(self, shard: int, epoch: int, folders: Folders) -> None:
+        self._shard = shard
+        self._epoch = epoch
+        self._folders = folders
+        #: Events, when they are answered.
+        self.taken = Rate()
+        self._stored_damage = ""
+        self._movie_hashes = np.empty(0, np.uint64)
+
+    def of(self, state: State, standing: Standing) -> ShardStats:
+        """Looks at the files too. Nothing may change `state` meanwhile."""
+        sizes = log.sizes(self._folders.log)
+        stored = self._stored()
+        hashes = self._hashes_of_movies(state)
+        erasing = standing.erasing
+        return ShardStats(
+            shard=self._shard,
+            users=int(state.totals[watching.USERS]),
+            movies=len(hashes),
+            pairs=int(state.totals[watching.PAIRS]),
+            streams=int(state.totals[watching.STREAMS]),
+            watching_now=int(state.watching_now(standing.now_ms).sum()),
+            watch_ms=int(state.movies["watch_ms"].sum()),
+            events=state.events,
+            events_taken=self.taken.total,
+            events_per_second=self.taken.per_second(),
+            memory_bytes=psutil.Process().memory_info().rss,
+            remembered_ids=len(state.recent),
+            epoch=self._epoch,
+            log_sequence=standing.applied_sequence,
+            log_segments=len(sizes),
+            log_bytes=sum(sizes),
+            broken_tails=len(log.broken_tails(self._folders.log)),
+            snapshot_sequence=standing.snapshot_sequence,
+            snapshot_ms=standing.snapshot_ms,
+            stored_sequence=stored and stored[0],
+            stored_events=stored and stored[1],
+            stored_bytes=stored and stored[2],
+            erasing=len(erasing),
+            erasing_since_ms=min((each.received_ms for each in erasing), default=None),
+            writable=not standing.refusal,
+            refusal=standing.refusal,
+            movie_hashes=hashes.tobytes(),
+        )
+
+    def _stored(self) -> tuple[int, int, int] | None:
+        """Of stored events: the last record, how many, and bytes; None where files are damaged."""
+        try:
+            files = self._folders.store.files()
+            last = files[-1].last if files else 0
+            return last, sum(file.rows for file in files), sum(file.bytes for file in files)
+        except PersistenceError as error:
+            if self._stored_damage != str(error):
+                self._stored_damage = str(error)
+                _logger.error("shard %d: %s", self._shard, error)
+            return None
+
+    def _hashes_of_movies(self, state: State) -> NDArray[np.uint64]:
+        """Of those that exist; each name is hashed once."""
+        names, movies = state.movie_names, state.movies
+        new = names.hashes(len(self._movie_hashes))
+        self._movie_hashes = np.append(self._movie_hashes, new)
+        return self._movie_hashes[(movies["pairs"] > 0) | (movies["described"] > 0)]

@@ -38,27 +38,22 @@ from aggregator.messages import (
     Done,
     Exported,
     ExportRequest,
-    Held,
-    HoldRequest,
     Query,
     Refused,
     Reply,
     StatsQuery,
-    Tabled,
-    TablesRequest,
     decode_appended,
     decode_export,
     decode_hold,
     decode_queries,
     decode_tables_request,
-    encode_tables,
 )
+from aggregator.onlookers import Onlookers
 from aggregator.recovery import recover
 from aggregator.rules import Rules
 from aggregator.schedule import Schedule
 from aggregator.state import State
 from aggregator.statistics import Standing, Statistics
-from aggregator.tables import tables_of
 from aggregator.tally import Tally
 from aggregator.wire import Respond
 from persistence import log, snapshot
@@ -72,12 +67,8 @@ from persistence.log import Log, Record
 EXIT_CANNOT_WRITE = 74
 #: The process before may take this long to let go of the folder.
 LOCK_WAIT_S = 10.0
-#: The longest that a reader of files may have checkpoints wait; erases wait with them.
-HOLD_S_MAX = 60.0
 #: An fdatasync that takes longer is worth a warning.
 SLOW_SYNC_S = 1.0
-#: Of all tables of the state, compressed, in one reply; half of what a message may have.
-TABLES_BYTES_MAX = 1 << 29
 _LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
 #: Frames that are handled without a task of their own.
 SWIFT = frozenset([EVENTS, COMMANDS])
@@ -177,6 +168,7 @@ class Shard:
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointer: Checkpointer | None = None
         self._files = FileAccess()
+        self._onlookers = Onlookers(settings.folder, self._files, self._tally)
         #: Why nothing can be written, if so.
         self._refusal = ""
         self._statistics = Statistics(settings.number, self._epoch.number, self._folders)
@@ -214,9 +206,10 @@ class Shard:
         if kind == EXPORT:
             return _encoder.encode(await self._export(decode_export(frame)))
         if kind == HOLD:
-            return _encoder.encode(await self._hold(decode_hold(frame)))
+            return _encoder.encode(await self._onlookers.hold(decode_hold(frame)))
         if kind == TABLES:
-            return _encoder.encode(await self._tables(decode_tables_request(frame)))
+            wanted = decode_tables_request(frame)
+            return _encoder.encode(await self._onlookers.tables(wanted, self._applied_sequence))
         return _encoder.encode(Refused(f"a frame of unknown kind {kind!r}"))
 
     async def close(self) -> None:
@@ -465,50 +458,7 @@ class Shard:
         self._schedule.postpone()
         self._ask_for_turn()
 
-    async def _export(self, request: ExportRequest) -> Exported:
-        """A part of what is stored of a user, read from disk in a thread."""
-        async with self._files.reading():
-            return await asyncio.to_thread(
-                export,
-                self._folders,
-                request,
-                self._applied_sequence,
-                dict(self._skipped),
-                list(self._erasing),
-            )
-
-    # For a reader of the files beside
-
-    async def _hold(self, request: HoldRequest) -> Held | Refused:
-        """Has checkpoints wait, so that what the reader has begun to read stays there."""
-        if not self._keeps(request.folder):
-            return Refused(f"this shard keeps its data in {self._settings.folder}")
-        if request.seconds > 0:
-            await self._files.hold(request.holder, min(request.seconds, HOLD_S_MAX))
-        else:
-            self._files.release(request.holder)
-        return Held()
-
-    async def _tables(self, request: TablesRequest) -> Tabled | Refused:
-        """All that the state says, encoded in a thread; no record is applied in between."""
-        if not self._keeps(request.folder):
-            return Refused(f"this shard keeps its data in {self._settings.folder}")
-        with self._tally.current() as state:
-            sequence, fold_before = self._applied_sequence, state.hours.fold_before
-            tables = tables_of(state)
-        encoded = await asyncio.to_thread(encode_tables, tables)
-        if sum(map(len, encoded.values())) > TABLES_BYTES_MAX:
-            return Refused("what it has in memory is too much for one message")
-        return Tabled(sequence, fold_before, encoded)
-
-    def _keeps(self, folder: str) -> bool:
-        """Whether this shard's data is in `folder`. Copies of a data directory have one id."""
-        try:
-            return self._settings.folder.samefile(folder)
-        except OSError:
-            return False
-
-    # Queries
+    # Queries and exports
 
     def _answer_all(self, state: State, queries: list[Query]) -> list[msgspec.Raw]:
         view = View(state, self._now_ms())
@@ -541,3 +491,15 @@ class Shard:
         if self._refusal and self._log.has_room():
             self._refusal = ""
         return self._refusal
+
+    async def _export(self, request: ExportRequest) -> Exported:
+        """A part of what is stored of a user, read from disk in a thread."""
+        async with self._files.reading():
+            return await asyncio.to_thread(
+                export,
+                self._folders,
+                request,
+                self._applied_sequence,
+                dict(self._skipped),
+                list(self._erasing),
+            )

@@ -26,5 +26,6 @@ class Rate:
             self._slots.append((second, more))
 
     def per_second(self) -> float:
-        now = int(self._clock_s())
-        return sum(n for second, n in self._slots if now - WINDOW_S <= second < now) / WINDOW_S
+        """May be asked in another thread than the one that counts."""
+        now, slots = int(self._clock_s()), self._slots.copy()
+        return sum(n for second, n in slots if now - WINDOW_S <= second < now) / WINDOW_S

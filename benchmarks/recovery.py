@@ -37,6 +37,7 @@ from aggregator.event import Event, Part, to_batch
 from aggregator.recovery import Recovered
 from aggregator.rules import Rules
 from aggregator.state import State
+from aggregator.warm_up import warm_up
 from benchmarks.server import running
 from benchmarks.viewers import Viewers
 from persistence import log, snapshot
@@ -261,6 +262,7 @@ def _alone(work: Callable[..., Any], *arguments: Any) -> _Cost:
 
 
 def _cost(work: Callable[..., Any], *arguments: Any) -> _Cost:
+    warm_up()  # as a shard does before it recovers
     process = psutil.Process()
     before = process.memory_info().rss
     wall_s, cpu_s = time.perf_counter(), time.process_time()

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.playhead import COMMAND, Playhead
+from tests.playhead import COMMAND, Playhead, eventually
 
 TIMEOUT_S = 100
 
@@ -112,12 +112,12 @@ def test_ctrl_c_ends_a_query(server: Playhead, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as run:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not list(tmp_path.glob("playhead-sql-*")):
-            assert time.monotonic() < deadline
-            assert run.poll() is None
-            time.sleep(0.05)
-        time.sleep(1)  # to get from the database to the query
+        eventually(lambda: [*tmp_path.glob("playhead-sql-*")] != [], "a database")
+        process = psutil.Process(run.pid)
+        before_s = process.cpu_times().user
+        # To get from the database to the query takes a fraction of that.
+        eventually(lambda: process.cpu_times().user > before_s + 2, "a query under way")
+        assert run.poll() is None
         run.send_signal(signal.SIGINT)
         out, error = run.communicate(timeout=TIMEOUT_S)
     assert (run.returncode, out, error) == (130, b"", b"")

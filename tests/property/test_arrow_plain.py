@@ -62,7 +62,7 @@ def plain(draw: st.DrawFn) -> bytes:
     return stream(pa.record_batch({name: columns[name] for name in order}))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(plain())
 def test_what_is_taken_quickly_is_what_is_taken(body: bytes) -> None:
     quickly = taken_quickly(body)

@@ -99,7 +99,7 @@ def count_events(
         state.apply(to_batch([Part(events)]), now)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(RULES, st.lists(st.tuples(PAUSES_MS, STEPS), max_size=30))
 def test_state_equals_reference(rules: Rules, steps: list[tuple[int, Any]]) -> None:
     now = START_MS
@@ -118,7 +118,7 @@ def test_state_equals_reference(rules: Rules, steps: list[tuple[int, Any]]) -> N
     assert facts_of_state(state) == facts_of_reference(reference, KEPT_DAYS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 40), min_size=100, max_size=400), st.integers(0, 3), st.integers(1, 90)
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,7 +22,6 @@ INTERVALS = st.lists(
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(INT64, unique=True, max_size=50)), st.lists(INT64))
 def test_intmap_is_a_dict(groups: list[list[int]], strangers: list[int]) -> None:
     table = IntMap()
@@ -47,7 +46,6 @@ def test_intmap_grows_and_keeps_everything() -> None:
     assert (table.find(keys + 1) == -1).all()
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=100)))
 def test_hashes_are_those_of_xxhash(texts: list[bytes]) -> None:
     offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
@@ -56,7 +54,6 @@ def test_hashes_are_those_of_xxhash(texts: list[bytes]) -> None:
     assert hash_names(strings.offsets, strings.data, np.uint64(0)).tolist() == expected
 
 
-@settings(deadline=None)  # the first one compiles
 @given(st.lists(st.lists(NAMES, max_size=20), max_size=10), st.lists(NAMES), st.sets(NAMES))
 def test_names_are_a_dict(groups: list[list[str]], strangers: list[str], gone: set[str]) -> None:
     table, model = Names(), dict[str, int]()
@@ -95,7 +92,6 @@ def test_many_names_are_found_and_those_forgotten_come_back_as_others() -> None:
     assert loaded.to_list() == [name for name in table.to_list() if name != RETIRED]
 
 
-@settings(deadline=None)
 @given(INTERVALS)
 def test_a_union_is_a_set_of_integers(intervals: list[tuple[int, int]]) -> None:
     start, end = union(*map(np.ascontiguousarray, np.array(intervals, np.int64).T))
@@ -111,7 +107,6 @@ def mark(recent: RecentHashes, ids: list[int], received_ms: int) -> list[bool]:
     return marked
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=8), max_size=30))
 def test_recent_hashes_remember_at_least_a_half(groups: list[list[int]]) -> None:
     half_max = 10

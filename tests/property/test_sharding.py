@@ -215,7 +215,7 @@ async def live(folder: Path, rules: Rules, steps: Sequence[tuple[int, Any]]) -> 
             crash(place.shard)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(RULES, st.lists(st.tuples(PAUSES_MS, STEPS), max_size=30))
 def test_answers_do_not_depend_on_the_number_of_shards(
     rules: Rules, steps: list[tuple[int, Any]]

@@ -226,7 +226,7 @@ def connection() -> Iterator[Any]:
         yield connection
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rules=st.sampled_from(RULES), traffic=TRAFFIC, kept_hours=st.integers(-30, 30))
 def test_sql_equals_reference(
     connection: Any, rules: Rules, traffic: Traffic, kept_hours: int
@@ -241,7 +241,7 @@ def test_sql_equals_reference(
     assert first_difference(expected, found, ("the reference", "SQL")) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rules=st.sampled_from(RULES), traffic=TRAFFIC)
 def test_sql_equals_the_states_of_all_shards(
     connection: Any, rules: Rules, traffic: Traffic

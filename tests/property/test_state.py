@@ -94,7 +94,7 @@ def apply_in_batches(
     return state, duplicates
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(RULES, traffic(), st.data())
 def test_state_equals_reference(rules: Rules, arrivals: list[Arrival], data: Any) -> None:
     reference, expected_duplicates = apply_one_by_one(rules, arrivals)
@@ -108,7 +108,7 @@ def test_state_equals_reference(rules: Rules, arrivals: list[Arrival], data: Any
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(traffic(), st.data())
 def test_a_loaded_snapshot_goes_on_as_if_nothing_had_happened(
     arrivals: list[Arrival], data: Any

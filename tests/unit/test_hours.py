@@ -98,7 +98,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS)
 def test_equals_what_the_pairs_added(steps: list[tuple[int, Any]]) -> None:
     hours, model, now_ms = Hours(KEPT_DAYS), Model(), NOW_MS

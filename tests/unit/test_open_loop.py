@@ -122,13 +122,13 @@ def test_the_warm_up_does_not_count() -> None:
         nonlocal seen
         seen += 1
         if seen == 1:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.9)
         return GOOD
 
     outcome = send(slow_at_first, rate=200, seconds=0.5, warm_up_s=0.5)
     assert seen == 200
     assert outcome.requests == 100
-    assert outcome.p999_ms < 300
+    assert outcome.p999_ms < 900
 
 
 @pytest.mark.parametrize(("answer", "errors"), [(EMPTY, 0), (BUSY, 50)])
@@ -195,19 +195,19 @@ def test_without_any_connection_there_is_no_outcome() -> None:
 
 def test_a_closed_loop_counts_what_is_under_way_at_the_end() -> None:
     async def slow(_: bytes) -> bytes:
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1)
         return GOOD
 
     async def run() -> closed_loop.Outcome:
         async with served(slow) as port:
-            return await ClosedLoop(repeat(post(b"{}")), 0.5).run("127.0.0.1", port, 3)
+            return await ClosedLoop(repeat(post(b"{}")), 1.5).run("127.0.0.1", port, 3)
 
     outcome = asyncio.run(run())
     # Two on each connection, the second of which ends after the time.
     assert (outcome.requests, outcome.errors) == (6, 0)
-    assert outcome.seconds >= 0.8
+    assert outcome.seconds >= 1.99
     assert outcome.per_second == pytest.approx(6 / outcome.seconds)
-    assert outcome.p50_ms >= 390
+    assert outcome.p50_ms >= 990
 
 
 def test_a_closed_loop_counts_errors_apart() -> None:

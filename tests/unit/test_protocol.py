@@ -135,7 +135,7 @@ def test_who_takes_nothing_of_a_stream_is_cut_and_little_is_kept_for_them(
 
 
 def test_who_takes_slowly_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "STALLED_S", 0.5)
+    monkeypatch.setattr(protocol, "STALLED_S", 1.5)
 
     async def test(address: Address, _: Sent) -> None:
         reader, writer = await asyncio.open_connection(*address)

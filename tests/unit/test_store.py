@@ -698,7 +698,7 @@ def logs(draw: st.DrawFn) -> tuple[list[Row], list[int]]:
     st.dictionaries(st.tuples(st.sampled_from("abä"), st.sampled_from("abä")), st.integers(0, 30)),
     st.integers(0, 26),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_was_archived_and_purged(
     tmp_path_factory: pytest.TempPathFactory,
     log: tuple[list[Row], list[int]],

@@ -1,19 +1,51 @@
-"""Fixtures that several folders share."""
+"""Fixtures that several folders share, and which tests stay together in one process."""
 
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.playhead import Playhead
+
+#: Servers that tests of several files share. Such tests run one after the other in one process.
+SHARED = ("server", "strict", "twofold", "amounts")
+
+# On a slow machine an example takes longer, and so does drawing one; neither is a fault.
+settings.register_profile("playhead", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("playhead")
+
+
+def shared_server(item: pytest.Item | None) -> str | None:
+    """The one that a test uses."""
+    names = getattr(item, "fixturenames", ())
+    return next((name for name in SHARED if name in names), None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts together what shares a server, else what is in a file: a server takes 5 s to start.
+
+    What has a server of its own is of no group: it runs in any process.
+    """
+    items.sort(key=lambda item: (*SHARED, None).index(shared_server(item)))
+    for item in items:
+        if "playhead" not in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(shared_server(item) or item.path.name))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ends a server that no other test needs, as one that does nothing is busy, too."""
+    name = shared_server(item)
+    if name is not None and name != shared_server(nextitem):
+        item.funcargs[name].kill()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
     """One running playhead for all tests that need nothing special; use names of your own."""
-    playhead = Playhead(tmp_path_factory.mktemp("server"), "--shards", "2")
-    playhead.start()
-    yield playhead
-    playhead.kill()
+    with Playhead(tmp_path_factory.mktemp("server"), "--shards", "2").running() as playhead:
+        yield playhead
 
 
 @pytest.fixture

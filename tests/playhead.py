@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,24 @@ class Playhead:
 
     def kill(self) -> None:
         """Ends every process of it at once, as a power cut would."""
-        if self.process is None:
+        if self.process is None or self.process.poll() is not None:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             family = [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]
             for member in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     member.kill()
-            psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+            _wait_until_dead(family)
         self.process.wait(STOP_TIMEOUT_S)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Playhead"]:
+        """Started, until it is killed at the end."""
+        self.start()
+        try:
+            yield self
+        finally:
+            self.kill()
 
     def children(self, name: str) -> list[psutil.Process]:
         """Its processes whose command line holds `name`."""
@@ -129,6 +138,20 @@ def eventually(is_so: Callable[[], bool], what: str) -> None:
     while not is_so():
         assert time.monotonic() < deadline, f"not {what} after {START_TIMEOUT_S} s"
         time.sleep(0.05)
+
+
+def _wait_until_dead(processes: list[psutil.Process]) -> None:
+    """Zombies hold nothing more, and whoever has to collect them may take a second."""
+
+    def is_dead(process: psutil.Process) -> bool:
+        try:
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while not all(map(is_dead, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _inherited() -> dict[str, str]:

@@ -464,18 +464,17 @@ def test_an_export_holds_everything(playhead: Playhead) -> None:
 # Sources that send amounts
 
 
-def test_amounts_instead_of_positions(playhead: Playhead) -> None:
-    playhead.start("--credit", "duration", "--shards", "2")
-    play(playhead, "u", "m", 30, 30, 10, duration=60)
-    progress = playhead.get("/v1/users/u/movies/m").json()
+def test_amounts_instead_of_positions(amounts: Playhead) -> None:
+    play(amounts, "amount", "sum", 30, 30, 10, duration=60)
+    progress = amounts.get("/v1/users/amount/movies/sum").json()
     assert (progress["watch_seconds"], progress["latest"]["at"]) == (70, 10)
     unknown = ("unique_seconds", "completed", "completed_at", "resume_at")
     assert [progress[name] for name in unknown] == [None] * 4
-    movie = playhead.get("/v1/movies/m").json()
+    movie = amounts.get("/v1/movies/sum").json()
     assert (movie["watch_seconds"], movie["completions"]) == (70, None)
-    assert playhead.get("/v1/users/u").json()["completed"] is None
-    retention = playhead.get("/v1/movies/m/retention").json()
+    assert amounts.get("/v1/users/amount").json()["completed"] is None
+    retention = amounts.get("/v1/movies/sum/retention").json()
     assert (retention["viewers"], retention["plays"]) == (None, None)
-    assert slugs(playhead, "/v1/users/u/continue") == []
-    problem_of(put(playhead, "/v1/users/u/movies/m/completed"), 409)
-    assert playhead.get("/v1/movies/m/timeseries?step=day").json()["points"][-1] is not None
+    assert slugs(amounts, "/v1/users/amount/continue") == []
+    problem_of(put(amounts, "/v1/users/amount/movies/sum/completed"), 409)
+    assert amounts.get("/v1/movies/sum/timeseries?step=day").json()["points"][-1] is not None

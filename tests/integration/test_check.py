@@ -151,10 +151,9 @@ def test_a_server_that_was_killed_agrees_with_its_disk(playhead: Playhead) -> No
     agreeing(check(playhead.data_dir), 2)
 
 
-def test_amounts_instead_of_positions(playhead: Playhead) -> None:
-    playhead.start("--shards", "1", "--credit", "duration")
-    Traffic(playhead, refusal=409).go_on(10)
-    agreeing(check(playhead.data_dir), 1)
+def test_amounts_instead_of_positions(amounts: Playhead) -> None:
+    Traffic(amounts, refusal=409).go_on(10)
+    agreeing(check(amounts.data_dir), 2)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,8 @@
 
 import requests
 
+from tests.integration.conftest import PAGE
 from tests.playhead import Playhead
-
-PAGE = "https://video.example"
 
 
 def preflight(server: Playhead, origin: str) -> requests.Response:
@@ -17,21 +16,20 @@ def preflight(server: Playhead, origin: str) -> requests.Response:
     return server.session.options(server.url + path, headers=headers, timeout=30)
 
 
-def test_only_origins_that_were_named_are_allowed(playhead: Playhead) -> None:
-    playhead.start("--cors-origins", f"https://other.example, {PAGE}")
-    allowed = preflight(playhead, PAGE)
+def test_only_origins_that_were_named_are_allowed(strict: Playhead) -> None:
+    allowed = preflight(strict, PAGE)
     assert allowed.status_code == 204
     assert allowed.headers["Access-Control-Allow-Origin"] == PAGE
     assert allowed.headers["Access-Control-Allow-Credentials"] == "true"
     assert "PUT" in allowed.headers["Access-Control-Allow-Methods"]
     assert "If-Match" in allowed.headers["Access-Control-Allow-Headers"]
-    event = {"user": "u", "slug": "m", "at": 1}
-    posted = playhead.post("/", json=event, headers={"Origin": PAGE})
+    event = {"user": "cors", "slug": "cors", "at": 1}
+    posted = strict.post("/", json=event, headers={"Origin": PAGE})
     assert posted.headers["Access-Control-Allow-Origin"] == PAGE
-    missing = playhead.get("/v1/users/none", headers={"Origin": PAGE})
+    missing = strict.get("/v1/users/none", headers={"Origin": PAGE})
     assert missing.status_code == 404
     assert missing.headers["Access-Control-Allow-Origin"] == PAGE
-    stranger = preflight(playhead, "https://stranger.example")
+    stranger = preflight(strict, "https://stranger.example")
     assert "Access-Control-Allow-Origin" not in stranger.headers
 
 
@@ -41,8 +39,7 @@ def test_by_default_no_other_origin_is_allowed(server: Playhead) -> None:
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_a_star_allows_all_without_cookies(playhead: Playhead) -> None:
-    playhead.start("--cors-origins", "*")
-    answer = playhead.get("/healthz", headers={"Origin": PAGE})
+def test_a_star_allows_all_without_cookies(twofold: Playhead) -> None:
+    answer = twofold.get("/healthz", headers={"Origin": PAGE})
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "Access-Control-Allow-Credentials" not in answer.headers

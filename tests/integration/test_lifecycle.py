@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,88 +17,108 @@ import pytest
 import requests
 
 from persistence.directory import DataDirectory
-from tests.playhead import COMMAND, Playhead
+from tests.integration.conftest import CONNECTIONS_MAX
+from tests.playhead import COMMAND, START_TIMEOUT_S, Playhead, eventually
 
 
-def post(playhead: Playhead, user: str, start: int, stop: int) -> None:
-    events = [{"user": user, "slug": "m", "at": at} for at in range(start, stop, 10)]
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
+    playhead = Playhead(tmp_path_factory.mktemp("lasting"), "--shards", "1")
+    yield playhead
+    playhead.kill()
+
+
+@pytest.fixture
+def mortal(lasting: Playhead) -> Playhead:
+    """One that a test may end in any way: the next one starts it. Use movies of your own."""
+    if lasting.process is None or lasting.process.poll() is not None:
+        lasting.start()
+    return lasting
+
+
+def post(playhead: Playhead, user: str, start: int, stop: int, slug: str = "m") -> None:
+    events = [{"user": user, "slug": slug, "at": at} for at in range(start, stop, 10)]
     assert playhead.post("/", json=events).json()["accepted"] == len(events)
 
 
-def totals(playhead: Playhead) -> dict[str, Any]:
-    movie: dict[str, Any] = playhead.get("/v1/movies/m").json()
+def totals(playhead: Playhead, slug: str = "m") -> dict[str, Any]:
+    movie: dict[str, Any] = playhead.get(f"/v1/movies/{slug}").json()
     del movie["watching_now"]  # moves with the clock
     return movie
 
 
-def test_a_restart_goes_on_from_where_it_was(playhead: Playhead) -> None:
-    playhead.start()
-    post(playhead, "u", 0, 100)
-    before = totals(playhead)
+def recovered(playhead: Playhead) -> tuple[int, int]:
+    """How many events its shard had from the snapshot and from the log when it started."""
+    found = re.search(r"(\d+) events from the snapshot, (\d+) from the log", playhead.log)
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+def events_in(playhead: Playhead) -> int:
+    return int(playhead.get("/v1/stats").json()["events"])
+
+
+def test_a_restart_goes_on_from_where_it_was(mortal: Playhead) -> None:
+    post(mortal, "u", 0, 100, "restart")
+    before, events = totals(mortal, "restart"), events_in(mortal)
     started = time.monotonic()
-    assert playhead.stop(signal.SIGTERM) == 0
+    assert mortal.stop(signal.SIGTERM) == 0
     assert time.monotonic() - started < 10  # the promise to whoever supervises it
-    assert "Traceback" not in playhead.log
-    playhead.start()
-    assert re.search(r"10 events from the snapshot, 0 from the log", playhead.log)
-    assert totals(playhead) == before
-    post(playhead, "u", 100, 150)
-    assert totals(playhead)["watch_seconds"] == 140
-    assert playhead.stop(signal.SIGINT) == 0
+    assert "Traceback" not in mortal.log
+    mortal.start()
+    assert recovered(mortal) == (events, 0)
+    assert totals(mortal, "restart") == before
+    post(mortal, "u", 100, 150, "restart")
+    assert totals(mortal, "restart")["watch_seconds"] == 140
+    assert mortal.stop(signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_while_it_starts(playhead: Playhead, number: signal.Signals) -> None:
     process = playhead.launch()
-    while "data in" not in playhead.log:
-        time.sleep(0.05)
+    eventually(lambda: "data in" in playhead.log, "begun")
     time.sleep(0.3)  # now Ray is starting
     process.send_signal(number)
     assert process.wait(20) == 0, playhead.log
     assert "Traceback" not in playhead.log
 
 
-def test_all_of_it_killed(playhead: Playhead) -> None:
-    playhead.start()
-    post(playhead, "u", 0, 100)
-    before = totals(playhead)
-    playhead.kill()
-    playhead.start()
-    assert re.search(r"0 events from the snapshot, 10 from the log", playhead.log)
-    assert totals(playhead) == before
+def test_all_of_it_killed(mortal: Playhead) -> None:
+    stored, logged = recovered(mortal)
+    assert events_in(mortal) == stored + logged  # nothing has come since it started
+    post(mortal, "u", 0, 100, "killed")
+    before = totals(mortal, "killed")
+    mortal.kill()
+    mortal.start()
+    assert recovered(mortal) == (stored, logged + 10)
+    assert totals(mortal, "killed") == before
 
 
-def test_only_the_main_process_killed(playhead: Playhead) -> None:
-    playhead.start()
-    post(playhead, "u", 0, 100)
-    before = totals(playhead)
-    family = playhead.children("api.worker") + playhead.children("ShardActor")
-    psutil.Process(playhead.pid).kill()
-    assert playhead.process is not None
-    playhead.process.wait(10)
-    playhead.start()  # while what is left of the other one may still be ending
-    assert totals(playhead) == before
-    _, alive = psutil.wait_procs(family, timeout=20)
+def test_only_the_main_process_killed(mortal: Playhead) -> None:
+    post(mortal, "u", 0, 100, "orphaned")
+    before = totals(mortal, "orphaned")
+    family = mortal.children("api.worker") + mortal.children("ShardActor")
+    psutil.Process(mortal.pid).kill()
+    assert mortal.process is not None
+    mortal.process.wait(START_TIMEOUT_S)
+    mortal.start()  # while what is left of the other one may still be ending
+    assert totals(mortal, "orphaned") == before
+    _, alive = psutil.wait_procs(family, timeout=START_TIMEOUT_S)
     assert alive == []
 
 
-def test_a_killed_worker_is_replaced(playhead: Playhead) -> None:
-    playhead.start("--workers", "2")
-    post(playhead, "u", 0, 100)
-    workers = playhead.children("api.worker")
+def test_a_killed_worker_is_replaced(twofold: Playhead) -> None:
+    post(twofold, "u", 0, 100)
+    workers = twofold.children("api.worker")
     assert len(workers) == 2
     for worker in workers:
         worker.kill()
-    deadline = time.monotonic() + 30
-    while len(playhead.children("api.worker")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert totals(playhead)["watch_seconds"] == 90  # waits in the backlog until one is there
+    psutil.wait_procs(workers, timeout=START_TIMEOUT_S)
+    eventually(lambda: len(twofold.children("api.worker")) == 2, "replaced")
+    assert totals(twofold)["watch_seconds"] == 90  # waits in the backlog until one is there
 
 
-def test_a_killed_shard_comes_back_and_nothing_is_lost_or_counted_twice(
-    playhead: Playhead,
-) -> None:
-    playhead.start()
+def test_a_killed_shard_comes_back_and_nothing_is_lost_or_counted_twice(mortal: Playhead) -> None:
     accepted: list[int] = []
     stopping = threading.Event()
 
@@ -105,8 +126,8 @@ def test_a_killed_shard_comes_back_and_nothing_is_lost_or_counted_twice(
         with requests.Session() as session:
             at = 0
             while not stopping.is_set():
-                event = {"user": "u", "slug": "m", "at": at, "id": str(at)}
-                answer = session.post(playhead.url, json=event, timeout=60)
+                event = {"user": "again", "slug": "again", "at": at, "id": str(at)}
+                answer = session.post(mortal.url, json=event, timeout=60)
                 if answer.status_code == 200:
                     accepted.append(at)
                     at += 1
@@ -118,22 +139,19 @@ def test_a_killed_shard_comes_back_and_nothing_is_lost_or_counted_twice(
     poster.start()
     for _ in range(2):
         time.sleep(1)
-        count = len(accepted)
-        (shard,) = playhead.children("ShardActor")
+        goal = len(accepted) + 20
+        (shard,) = mortal.children("ShardActor")
         shard.kill()
-        deadline = time.monotonic() + 30
-        while len(accepted) < count + 20 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(lambda goal=goal: len(accepted) >= goal, "back")  # type: ignore[misc]
     stopping.set()
     poster.join(60)
     assert len(accepted) > 40
-    found = playhead.get("/v1/users/u/movies/m").json()
+    found = mortal.get("/v1/users/again/movies/again").json()
     assert found["events"] == len(accepted)
     assert found["watch_seconds"] == accepted[-1]
 
 
-def test_stopped_under_load_it_finishes_what_it_has(playhead: Playhead) -> None:
-    playhead.start()
+def test_stopped_under_load_it_finishes_what_it_has(mortal: Playhead) -> None:
     accepted: list[str] = []
 
     def keep_posting(user: str) -> None:
@@ -141,28 +159,27 @@ def test_stopped_under_load_it_finishes_what_it_has(playhead: Playhead) -> None:
             for at in range(100_000):
                 try:
                     event = {"user": user, "slug": "m", "at": at}
-                    answer = session.post(playhead.url, json=event, timeout=30)
+                    answer = session.post(mortal.url, json=event, timeout=30)
                 except requests.ConnectionError:
                     return  # it has stopped
                 if answer.status_code == 200:
                     accepted.append(user)
 
-    posters = [threading.Thread(target=keep_posting, args=(f"u{n}",)) for n in range(8)]
+    posters = [threading.Thread(target=keep_posting, args=(f"load{n}",)) for n in range(8)]
     for poster in posters:
         poster.start()
-    time.sleep(1.5)
+    eventually(lambda: len(accepted) > 100, "under load")
     started = time.monotonic()
-    assert playhead.stop() == 0
+    assert mortal.stop() == 0
     assert time.monotonic() - started < 10
     for poster in posters:
         poster.join(30)
-    assert "Traceback" not in playhead.log
-    playhead.start()
+    assert "Traceback" not in mortal.log
+    mortal.start()
     for user in set(accepted):
-        events = playhead.get(f"/v1/users/{user}").json()["events"]
+        events = mortal.get(f"/v1/users/{user}").json()["events"]
         # The last one may have been counted and its answer lost.
         assert accepted.count(user) <= events <= accepted.count(user) + 1
-    assert len(accepted) > 100
 
 
 def test_a_second_one_on_the_same_data_is_refused(server: Playhead) -> None:
@@ -228,18 +245,19 @@ def test_other_rules_than_the_datas_are_refused(tmp_path: Path) -> None:
     assert "other rules" in refuse("--port", "0", "--data-dir", tmp_path)
 
 
-def test_damage_is_refused_at_start_with_the_file_named(playhead: Playhead) -> None:
-    playhead.start()
-    post(playhead, "u", 0, 50)
-    post(playhead, "u", 50, 100)
-    playhead.kill()
-    (segment,) = playhead.data_dir.glob("shard-0000/log/*.log")
-    content = bytearray(segment.read_bytes())
+def test_damage_is_refused_at_start_with_the_file_named(mortal: Playhead) -> None:
+    post(mortal, "u", 0, 50, "damaged")
+    post(mortal, "u", 50, 100, "damaged")
+    mortal.kill()
+    segment = max(mortal.data_dir.glob("shard-0000/log/*.log"))
+    whole = segment.read_bytes()
+    content = bytearray(whole)
     content[100] ^= 1
     segment.write_bytes(content)
-    said = refuse("--port", "0", "--data-dir", playhead.data_dir)
+    said = refuse("--port", "0", "--data-dir", mortal.data_dir)
     assert str(segment) in said
     assert segment.read_bytes() == content
+    segment.write_bytes(whole)
 
 
 def test_a_damaged_shard_serves_again_once_it_is_put_right(playhead: Playhead) -> None:
@@ -258,9 +276,7 @@ def test_a_damaged_shard_serves_again_once_it_is_put_right(playhead: Playhead) -
     assert str(segment) in unready.json()["detail"]
     assert "shard 1" in unready.json()["detail"]
     segment.write_bytes(whole)
-    deadline = time.monotonic() + 30
-    while playhead.get("/readyz").status_code != 200 and time.monotonic() < deadline:
-        time.sleep(0.5)
+    eventually(lambda: playhead.get("/readyz").status_code == 200, "ready")
     assert totals(playhead)["watch_seconds"] == 400
 
 
@@ -279,18 +295,17 @@ def test_the_sockets_of_the_shards_are_their_owners_alone(server: Playhead) -> N
             assert path.parent.stat().st_mode & 0o077 == 0
 
 
-def test_slow_clients_are_cut_and_others_served(playhead: Playhead) -> None:
-    playhead.start("--request-timeout-s", "1", "--shard-timeout-s", "1")
-    host, port = re.findall(r"//(.+):(\d+)", playhead.url)[0]
+def test_slow_clients_are_cut_and_others_served(strict: Playhead) -> None:
+    host, port = re.findall(r"//(.+):(\d+)", strict.url)[0]
     slow_head = b"POST / HTTP/1.1\r\nX-Slow: "
     slow_body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     for start in (slow_head, slow_body):
         with socket.create_connection((host, int(port)), timeout=0.2) as client:
             client.sendall(start)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + START_TIMEOUT_S
             cut = False
             while not cut and time.monotonic() < deadline:
-                post(playhead, "u", 0, 20)
+                post(strict, "u", 0, 20)
                 try:
                     client.sendall(b" ")
                     cut = client.recv(1024) == b""
@@ -301,22 +316,24 @@ def test_slow_clients_are_cut_and_others_served(playhead: Playhead) -> None:
             assert cut
 
 
-def test_past_a_number_of_connections_no_more_are_taken(playhead: Playhead) -> None:
-    playhead.start("--connections-max", "20")
-    host, port = re.findall(r"//(.+):(\d+)", playhead.url)[0]
+def test_past_a_number_of_connections_no_more_are_taken(strict: Playhead) -> None:
+    host, port = re.findall(r"//(.+):(\d+)", strict.url)[0]
+    (worker,) = strict.children("api.worker")
+    strict.session.close()
+    eventually(lambda: not any(c.raddr for c in worker.net_connections("tcp4")), "left alone")
     with contextlib.ExitStack() as stack:
         held = [
             stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
-            for _ in range(21)
+            for _ in range(CONNECTIONS_MAX + 1)
         ]
         (refused,) = select.select(held, [], [], 10)[0]
         assert refused.recv(1024).startswith(b"HTTP/1.1 503")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(requests.ConnectionError):
-            if playhead.get("/healthz").status_code == 200:
+            if strict.get("/healthz").status_code == 200:
                 break
-    assert playhead.get("/healthz").status_code == 200
+    assert strict.get("/healthz").status_code == 200
 
 
 def test_it_listens_on_loopback_alone(server: Playhead) -> None:

@@ -67,19 +67,18 @@ def test_an_erase_lowers_no_counter(server: Playhead) -> None:
     assert sum(of_shards(after, counted)) == sum(of_shards(before, counted)) - 50
 
 
-def test_every_worker_says_the_same_and_a_shard_that_is_away_is_down(playhead: Playhead) -> None:
-    playhead.start("--workers", "2", "--shards", "2", "--shard-timeout-s", "60")
-    playhead.post("/", json=[{"user": f"u{n}", "slug": "m", "at": 1} for n in range(20)])
+def test_every_worker_says_the_same_and_a_shard_that_is_away_is_down(twofold: Playhead) -> None:
+    twofold.post("/", json=[{"user": f"twofold{n}", "slug": "twofold", "at": 1} for n in range(20)])
     volatile = {"playhead_memory_bytes", "playhead_events_per_second"}
     first, *others = [
-        {key: value for key, value in scrape(playhead).items() if key[0] not in volatile}
+        {key: value for key, value in scrape(twofold).items() if key[0] not in volatile}
         for _ in range(12)  # each over a connection of its own, to whichever worker takes it
     ]
     assert others == [first] * len(others)
-    away, _ = playhead.children("ShardActor")
+    away, _ = twofold.children("ShardActor")
     away.suspend()
     try:
-        values = scrape(playhead)
+        values = scrape(twofold)
     finally:
         away.resume()
     up = of_shards(values, "playhead_shard_up")
@@ -87,5 +86,5 @@ def test_every_worker_says_the_same_and_a_shard_that_is_away_is_down(playhead: P
     assert len(of_shards(values, "playhead_events_total")) == 1
     assert ("playhead_events_total", str(up.index(1))) in values
     assert ("playhead_movies", None) not in values  # never a total that lacks a part
-    while of_shards(scrape(playhead), "playhead_shard_up") != [1, 1]:
+    while of_shards(scrape(twofold), "playhead_shard_up") != [1, 1]:
         pass

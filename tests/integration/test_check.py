@@ -22,8 +22,8 @@ from tests.playhead import COMMAND, Playhead, eventually
 
 #: Checkpoints all the time, so that facts are stored and erases made final while it is checked.
 BUSY = (
-    *("--snapshot-log-bytes", "8192", "--snapshot-interval-s", "1"),
-    *("--erase-delay-s", "0.2", "--segment-bytes", "4096"),
+    *("--snapshot-log-bytes", "16384", "--snapshot-interval-s", "2"),
+    *("--erase-delay-s", "0.5", "--segment-bytes", "4096"),
 )
 
 
@@ -116,6 +116,7 @@ def test_a_server_under_load_agrees_with_its_disk(playhead: Playhead) -> None:
     def keep_going() -> None:
         while not stop.is_set():
             traffic.go_on(1)
+            time.sleep(0.05)  # or the server would leave the check no time
 
     load = threading.Thread(target=keep_going)
     load.start()

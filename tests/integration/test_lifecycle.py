@@ -260,24 +260,23 @@ def test_damage_is_refused_at_start_with_the_file_named(mortal: Playhead) -> Non
     segment.write_bytes(whole)
 
 
-def test_a_damaged_shard_serves_again_once_it_is_put_right(playhead: Playhead) -> None:
-    playhead.start("--shards", "2")
+def test_a_damaged_shard_serves_again_once_it_is_put_right(twofold: Playhead) -> None:
     for n in range(10):
-        post(playhead, f"u{n}", 0, 50)
-    segment = playhead.data_dir / "shard-0001" / "log" / f"{1:020}.log"
+        post(twofold, f"u{n}", 0, 50, "damaged")
+    segment = twofold.data_dir / "shard-0001" / "log" / f"{1:020}.log"
     whole = segment.read_bytes()
     segment.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
-    (shard,) = [p for p in playhead.children("ShardActor") if holds(p, segment)]
+    (shard,) = [p for p in twofold.children("ShardActor") if holds(p, segment)]
     shard.kill()
-    answers = [playhead.get(f"/v1/users/u{n}").status_code for n in range(10)]
+    answers = [twofold.get(f"/v1/users/u{n}").status_code for n in range(10)]
     assert set(answers) == {200, 503}  # the other shard serves
-    unready = playhead.get("/readyz")
+    unready = twofold.get("/readyz")
     assert unready.status_code == 503
     assert str(segment) in unready.json()["detail"]
     assert "shard 1" in unready.json()["detail"]
     segment.write_bytes(whole)
-    eventually(lambda: playhead.get("/readyz").status_code == 200, "ready")
-    assert totals(playhead)["watch_seconds"] == 400
+    eventually(lambda: twofold.get("/readyz").status_code == 200, "ready")
+    assert totals(twofold, "damaged")["watch_seconds"] == 400
 
 
 def holds(process: psutil.Process, path: Path) -> bool:

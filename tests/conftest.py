@@ -21,7 +21,7 @@ def shared_server(item: pytest.Item | None) -> str | None:
     return next((name for name in SHARED if name in names), None)
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts together what shares a server, else what is in a file: a server takes 5 s to start.
 
@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (*SHARED, None).index(shared_server(item)))
     for item in items:
         if "playhead" not in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(shared_server(item) or item.path.name))
+            file = "/".join(item.path.parts[-2:])
+            item.add_marker(pytest.mark.xdist_group(shared_server(item) or file))
 
 
 @pytest.hookimpl(trylast=True)

@@ -16,7 +16,8 @@ import requests
 
 #: A start takes about 5 s; on a busy machine several times that.
 START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 20
+#: What is told to stop while it starts stops when it has started.
+STOP_TIMEOUT_S = 40
 
 COMMAND = Path(sys.executable).parent / "playhead"
 

@@ -165,9 +165,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         playhead.start("--shards", "1", "--snapshot-log-bytes", "16384", "--erase-delay-s", "0.1")
         traffic = Traffic(playhead)
         traffic.go_on(30)
-        stats = {"erasing": 1}
-        while stats["erasing"]:
-            (stats,) = playhead.get("/v1/stats").json()["shards"]
+        eventually(lambda: not shards_of(playhead)[0]["erasing"], "erased")
         playhead.post("/", json=[{"user": "calm", "slug": "movie", "at": at} for at in (1, 2)])
         playhead.stop()
     finally:

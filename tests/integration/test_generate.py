@@ -38,7 +38,7 @@ def generate(url: str, *options: str) -> subprocess.CompletedProcess[str]:
         ("--events", "2000", "--seed", "8", "--no-sessions"),
         ("--events", "2000", "--seed", "9", "--batch", "50"),
         ("--events", "2000", "--seed", "10", "--batch", "50", "--no-sessions"),
-        ("--events", "10000", "--batch", "300", "--users", "20", "--movies", "3"),
+        ("--events", "10000", "--seed", "12", "--batch", "300", "--users", "20", "--movies", "3"),
     ],
     ids=" ".join,
 )

@@ -18,7 +18,7 @@ import requests
 
 from persistence.directory import DataDirectory
 from tests.integration.conftest import CONNECTIONS_MAX
-from tests.playhead import COMMAND, START_TIMEOUT_S, Playhead, eventually
+from tests.playhead import COMMAND, START_TIMEOUT_S, STOP_TIMEOUT_S, Playhead, eventually
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_told_to_stop_while_it_starts(playhead: Playhead, number: signal.Signals
     eventually(lambda: "data in" in playhead.log, "begun")
     time.sleep(0.3)  # now Ray is starting
     process.send_signal(number)
-    assert process.wait(20) == 0, playhead.log
+    assert process.wait(STOP_TIMEOUT_S) == 0, playhead.log
     assert "Traceback" not in playhead.log
 
 

@@ -283,9 +283,14 @@ def test_a_newer_manifest_is_refused(tmp_path: Path) -> None:
 
 
 def test_newer_segments_and_snapshots_are_refused(strained: Playhead) -> None:
-    """It comes last, as it needs snapshots."""
     folders = [strained.data_dir / f"shard-{shard:04}" for shard in range(SHARDS)]
-    eventually(lambda: any((folders[1] / "snapshots").glob("[0-9]*[0-9]")), "a snapshot")
+    users = users_of(1, SHARDS, BATCH, "newer")
+
+    def is_saved() -> bool:
+        strained.post("/", json=[event(user, "newer", 0) for user in users])
+        return any((folders[1] / "snapshots").glob("[0-9]*[0-9]"))
+
+    eventually(is_saved, "a snapshot")
     segment = max((folders[0] / "log").glob("*.log"))
     snapshot = max((folders[1] / "snapshots").glob("[0-9]*[0-9]")) / "MANIFEST.json"
     whole = {path: path.read_bytes() for path in (segment, snapshot)}

@@ -11,6 +11,7 @@ from kernels.ahead import fetch
 from kernels.compiler import helper, kernel
 from kernels.hashing import Bytes, hash_bytes
 from kernels.rows import NONE
+from kernels.words import word_at
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -31,6 +32,12 @@ def _first_slot(slots: UInt64s, hashed: np.uint64) -> np.int64:
 
 @helper
 def _is_equal(data: Bytes, start: int, length: int, other: Bytes, at: int) -> bool:
+    while length >= 8:
+        if word_at(data, start) != word_at(other, at):
+            return False
+        start += 8
+        at += 8
+        length -= 8
     for i in range(length):
         if data[start + i] != other[at + i]:
             return False

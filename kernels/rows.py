@@ -92,9 +92,17 @@ _SUMS = [
     ("completions", np.int32),
 ]
 USER = np.dtype([*_SUMS, ("first_pair", np.int32)], align=True)
-#: `duration_ms` is the catalogue's; `buckets` is up to where retention was ever counted.
+#: `duration_ms` is the catalogue's; `buckets` is up to where retention was ever counted;
+#: `credited` is where its credit stands among the effects of a batch.
 MOVIE = np.dtype(
-    [*_SUMS, ("buckets", np.int32), ("duration_ms", np.int64), ("described", np.bool_)], align=True
+    [
+        *_SUMS,
+        ("buckets", np.int32),
+        ("duration_ms", np.int64),
+        ("credited", np.int32),
+        ("described", np.bool_),
+    ],
+    align=True,
 )
 
 #: Retention: the pairs that have been in a bucket of a movie, and the runs.

@@ -93,7 +93,7 @@ class Effects(NamedTuple):
 
     #: The pair of each event.
     pairs: Int64s
-    #: Credit of movies by hour.
+    #: Credit of movies by hour; mostly each of both stands here once.
     movies: Int64s
     hours: Int64s
     watch_ms: Int64s
@@ -149,10 +149,7 @@ def count(
             if credit > 0:
                 hour = t // HOUR_MS
                 _add_hour(tables.pair_hours, pair, hour, credit)
-                effects.movies[credited] = pair.movie
-                effects.hours[credited] = hour
-                effects.watch_ms[credited] = credit
-                credited += 1
+                credited = _credit(effects, movie, pair.movie, hour, credit, credited)
             if not was_listed and _last_t(tables.streams.rows, pair, more, stream) >= listed_t:
                 effects.listed[listed] = (
                     listed_pair(row) if stream == NONE else listed_stream(stream)
@@ -162,6 +159,19 @@ def count(
                 effects.merging[merging] = row
                 merging += 1
     return order, credited, merging, listed
+
+
+@helper
+def _credit(effects: Effects, movie: Any, code: int, hour: int, credit: int, credited: int) -> int:
+    """Adds to the movie's last credit, or a new one; how many there are then."""
+    last = np.int64(movie.credited)  # perhaps in another batch
+    if last < credited and effects.movies[last] == code and effects.hours[last] == hour:
+        effects.watch_ms[last] += credit
+        return credited
+    effects.movies[credited], effects.hours[credited] = code, hour
+    effects.watch_ms[credited] = credit
+    movie.credited = credited
+    return credited + 1
 
 
 @helper

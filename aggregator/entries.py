@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from aggregator import commands
 from aggregator.commands import (
@@ -20,17 +20,26 @@ from aggregator.commands import (
     SetPosition,
     UnmarkCompleted,
 )
+from aggregator.names import Names
+from kernels.rows import NONE
 from persistence import log
 from persistence.batch import Batch, BatchError, Encoded
 from persistence.errors import DamagedError
-from persistence.facts import SCHEMA, one_chunk
+from persistence.facts import NAMES, SCHEMA
 from persistence.log import Record
+from persistence.strings import Strings
 
 #: The indexes in each record, by its sequence, of what had no effect.
 Skipped = Mapping[int, Sequence[int]]
 
 #: Facts are made for so many events at a time.
 _CHUNK_EVENTS = 100_000
+
+#: Facts are made with codes of names that are known by then, since most come in many batches.
+Known = Mapping[str, Names]
+_CODED = pa.schema(
+    [field.with_type(pa.int32()) if field.name in NAMES else field for field in SCHEMA]
+)
 
 _KINDS: dict[type[Command], str] = {
     SetPosition: "position",
@@ -132,13 +141,23 @@ def decode(kind: int, payload: bytes | memoryview) -> Batch | list[Command]:
 
 def facts_of(entries: Iterable[Found], skipped: Skipped) -> pa.Table:
     """The facts of `entries`, in order, without what is `skipped`; each column is one chunk."""
-    tables = [SCHEMA.empty_table()]
+    known = {column: Names() for column in NAMES}
+    tables = [_CODED.empty_table()]
     for chunk in _chunks(entries):
         if isinstance(chunk[0].content, Encoded):
-            tables.append(_facts_of_events(chunk, skipped))
+            tables.append(_facts_of_events(chunk, skipped, known))
         else:
-            tables += [_facts_of_commands(entry, skipped) for entry in chunk]
-    return one_chunk(pa.concat_tables(tables))
+            tables += [_facts_of_commands(entry, skipped, known) for entry in chunk]
+    coded = pa.concat_tables(tables).combine_chunks()
+    columns = [
+        pa.DictionaryArray.from_arrays(
+            coded[name].combine_chunks(), known[name].to_arrow().cast(pa.string())
+        )
+        if name in NAMES
+        else coded[name]
+        for name in SCHEMA.names
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _chunks(entries: Iterable[Found]) -> Iterator[list[Found]]:
@@ -158,7 +177,7 @@ def _chunks(entries: Iterable[Found]) -> Iterator[list[Found]]:
         yield chunk
 
 
-def _facts_of_events(chunk: list[Found], skipped: Skipped) -> pa.Table:
+def _facts_of_events(chunk: list[Found], skipped: Skipped, known: Known) -> pa.Table:
     batch = joined(chunk)
     lengths = [len(entry.content) for entry in chunk]
     starts = np.cumsum([0, *lengths[:-1]])
@@ -169,10 +188,10 @@ def _facts_of_events(chunk: list[Found], skipped: Skipped) -> pa.Table:
         sequence=np.repeat([entry.record.sequence for entry in chunk], lengths),
         index=np.arange(len(batch)) - np.repeat(starts, lengths),
         received_ms=np.repeat([entry.record.received_ms for entry in chunk], lengths),
-        kind=_names(pa.array(["event"]), np.zeros(len(batch), np.int32)),
-        user=_names(batch.users.to_arrow(), batch.user),
-        slug=_names(batch.slugs.to_arrow(), batch.slug),
-        session=_names(_none_if_empty(batch.sessions.to_arrow()), batch.session),
+        kind=_codes(known["kind"], Strings.of(["event"]), np.zeros(len(batch), np.int32)),
+        user=_codes(known["user"], batch.users, batch.user),
+        slug=_codes(known["slug"], batch.slugs, batch.slug),
+        session=_codes(known["session"], batch.sessions, batch.session),
         at_ms=batch.at_ms,
         ts_ms=_given(batch.ts_ms, -1),
         duration_ms=_given(batch.duration_ms, 0),
@@ -180,7 +199,7 @@ def _facts_of_events(chunk: list[Found], skipped: Skipped) -> pa.Table:
     return table if counted.all() else table.filter(pa.array(counted))
 
 
-def _facts_of_commands(entry: Found, skipped: Skipped) -> pa.Table:
+def _facts_of_commands(entry: Found, skipped: Skipped, known: Known) -> pa.Table:
     assert isinstance(entry.content, list)
     without = set(skipped.get(entry.record.sequence, ()))
     carried_out: list[tuple[int, Command]] = []
@@ -189,17 +208,23 @@ def _facts_of_commands(entry: Found, skipped: Skipped) -> pa.Table:
             carried_out = [each for each in carried_out if not _is_erased(each[1], command)]
         elif index not in without:
             carried_out.append((index, command))
-    rows = [
-        {
-            "sequence": entry.record.sequence,
-            "index": index,
-            "received_ms": entry.record.received_ms,
-            "kind": _KINDS[type(command)],
-            **{name: getattr(command, name, None) for name in _COMMAND_FIELDS},
-        }
-        for index, command in carried_out
-    ]
-    return pa.Table.from_pylist(rows, SCHEMA)
+    commands = [command for _, command in carried_out]
+    given = {
+        name: [getattr(command, name, None) for command in commands] for name in _COMMAND_FIELDS
+    }
+    given["kind"] = [_KINDS[type(command)] for command in commands]
+    names = {
+        name: _codes(known[name], Strings.of([each or "" for each in given.pop(name)]))
+        for name in NAMES
+        if name in given
+    }
+    return _table(
+        sequence=[entry.record.sequence] * len(commands),
+        index=[index for index, _ in carried_out],
+        received_ms=[entry.record.received_ms] * len(commands),
+        **names,
+        **given,
+    )
 
 
 def _is_erased(command: Command, erase: Erase) -> bool:
@@ -211,7 +236,7 @@ _COMMAND_FIELDS = ("user", "slug", "at_ms", "duration_ms", "title")
 
 
 def _table(**columns: Any) -> pa.Table:
-    """A table of facts; columns not given are null."""
+    """A table of facts with codes in place of names; columns not given are null."""
     rows = len(columns["sequence"])
     arrays = [
         pa.nulls(rows, field.type)
@@ -219,20 +244,20 @@ def _table(**columns: Any) -> pa.Table:
         else column
         if isinstance(column, pa.Array)
         else pa.array(column, field.type)
-        for field in SCHEMA
+        for field in _CODED
     ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    return pa.Table.from_arrays(arrays, schema=_CODED)
 
 
-def _names(names: pa.StringArray, codes: Any) -> pa.DictionaryArray:
-    """The name of each code, where names may repeat."""
-    distinct = names.dictionary_encode()
-    indices = distinct.indices.take(pa.array(codes))
-    return pa.DictionaryArray.from_arrays(indices, distinct.dictionary)
+def _codes(known: Names, strings: Strings, codes: NDArray[np.int32] | None = None) -> pa.Int32Array:
+    """Of each fact the code of its name, new ones added; null for an empty name.
 
-
-def _none_if_empty(names: pa.StringArray) -> pa.StringArray:
-    return pc.if_else(pc.equal(names, ""), None, names)
+    `codes` say which of the strings it has; without them, each has its own.
+    """
+    found = known.intern(strings, np.diff(strings.offsets) > 0)
+    if codes is not None:
+        found = found[codes]
+    return pa.array(found, mask=found == NONE)
 
 
 def _given(column: Any, absent: int) -> pa.Array | None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import resources
@@ -38,6 +38,8 @@ NICENESS = 10
 ATTEMPTS = 2
 #: The exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
+#: Until a query has ended.
+INTERRUPT_EVERY_S = 0.05
 BATCH_ROWS = 10_000
 
 _VIEWS = "views.sql"
@@ -168,7 +170,7 @@ def _stamps(content: Inspection | None) -> list[tuple[int, int] | None]:
 @contextmanager
 def _found(query: str, content: Inspection | None) -> Iterator[tuple[pa.RecordBatchReader, Call]]:
     """The rows, of which the first are there, and how to call what reads on."""
-    with _database(content) as connection, _interruptible(connection) as call:
+    with _database(content) as connection, interruptible(connection) as call:
         yield call(partial(_rows, connection, query)), call
 
 
@@ -187,18 +189,21 @@ def _batches(rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 
 
 @contextmanager
-def _interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[Call]:
+def interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[Call]:
     """Calls functions in a thread, because DuckDB itself may take a while to see a Ctrl-C."""
     with ThreadPoolExecutor(1) as pool:
 
         def call(function: Callable[[], T]) -> T:
-            return pool.submit(function).result()
+            called = pool.submit(function)
+            try:
+                return called.result()
+            except KeyboardInterrupt:
+                while not called.done():  # it may not have begun its query yet
+                    connection.interrupt()
+                    wait([called], INTERRUPT_EVERY_S)
+                raise
 
-        try:
-            yield call
-        except KeyboardInterrupt:
-            connection.interrupt()
-            raise
+        yield call
 
 
 @contextmanager

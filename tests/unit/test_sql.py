@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
@@ -567,3 +569,23 @@ def test_parquet_does_not_go_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     with pytest.raises(FormatError, match="--output"):
         results.chosen("parquet", None)
+
+
+def test_an_interrupt_reaches_a_query_that_begins_later() -> None:
+    """In a process of its own, as one that lost it would hang."""
+    late = """
+import os, signal, threading, time, duckdb
+from api.sql import interruptible
+
+def endless():
+    time.sleep(0.5)
+    connection.sql("SELECT count(*) FROM range(1_000_000_000_000) AS a").fetchall()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+with duckdb.connect() as connection, interruptible(connection) as call:
+    call(endless)
+"""
+    command = [sys.executable, "-c", late]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stderr.endswith("KeyboardInterrupt\n")

@@ -35,8 +35,9 @@ Skipped = Mapping[int, Sequence[int]]
 #: Facts are made for so many events at a time.
 _CHUNK_EVENTS = 100_000
 
-#: Facts are made with codes of names that are known by then, since most come in many batches.
+#: Names that have a code so far, by column.
 Known = Mapping[str, Names]
+#: Facts are made with codes first: most names come again in many batches.
 _CODED = pa.schema(
     [field.with_type(pa.int32()) if field.name in NAMES else field for field in SCHEMA]
 )
@@ -208,20 +209,18 @@ def _facts_of_commands(entry: Found, skipped: Skipped, known: Known) -> pa.Table
             carried_out = [each for each in carried_out if not _is_erased(each[1], command)]
         elif index not in without:
             carried_out.append((index, command))
-    commands = [command for _, command in carried_out]
-    given = {
-        name: [getattr(command, name, None) for command in commands] for name in _COMMAND_FIELDS
-    }
-    given["kind"] = [_KINDS[type(command)] for command in commands]
+    kept = [command for _, command in carried_out]
+    given = {name: [getattr(command, name, None) for command in kept] for name in _COMMAND_FIELDS}
+    given["kind"] = [_KINDS[type(command)] for command in kept]
     names = {
         name: _codes(known[name], Strings.of([each or "" for each in given.pop(name)]))
         for name in NAMES
         if name in given
     }
     return _table(
-        sequence=[entry.record.sequence] * len(commands),
+        sequence=[entry.record.sequence] * len(kept),
         index=[index for index, _ in carried_out],
-        received_ms=[entry.record.received_ms] * len(commands),
+        received_ms=[entry.record.received_ms] * len(kept),
         **names,
         **given,
     )

@@ -200,7 +200,9 @@ class State:
         if not len(batch):
             return
         received = _each(received_ms, len(batch))
-        if received[0] < self._listed_t:  # the clock stepped back after someone had asked
+        # The clock stepped back after someone had asked. By less than a minute goes unnoticed, and
+        # who was let off the list by then is watching again from the next event on.
+        if received[0] < self._listed_t:
             self._list_anew(int(received[0]))
         users = names.wanted_of(frozen(batch.user), duplicate, len(batch.users))
         movies = names.wanted_of(frozen(batch.slug), duplicate, len(batch.slugs))

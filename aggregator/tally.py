@@ -27,8 +27,8 @@ class Tally:
     """Behind one lock, which is held while batches are counted, and by whoever looks at the state.
 
     `add`, `count_soon` and `close` are for one thread, the shard's; `current` is for any.
-    `add` takes no lock, as all that it changes are the hashes that only it looks up: so
-    events are answered whatever the others do.
+    `add` takes no lock, as all that it changes are hashes that only it looks up: so events
+    are answered whatever the others do.
     """
 
     def __init__(self, state: State, give_up: Callable[[Exception], NoReturn]) -> None:
@@ -60,7 +60,11 @@ class Tally:
 
     @contextmanager
     def current(self) -> Iterator[State]:
-        """The state with all counted that was added; nothing else changes it meanwhile."""
+        """The state with all counted that was added.
+
+        Nothing else changes it meanwhile, but for the hashes of `add`, in `recent`: what these
+        are only the shard's thread may read.
+        """
         with self._guard:
             self._count_all()
             yield self._state

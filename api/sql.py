@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import resources
@@ -194,11 +194,12 @@ def interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[Call]:
     with ThreadPoolExecutor(1) as pool:
 
         def call(function: Callable[[], T]) -> T:
-            called = pool.submit(function)
+            called: Future[T] | None = None
             try:
+                called = pool.submit(function)
                 return called.result()
             except KeyboardInterrupt:
-                while not called.done():  # it may not have begun its query yet
+                while called and not called.done():  # it may not have begun its query yet
                     connection.interrupt()
                     wait([called], INTERRUPT_EVERY_S)
                 raise

@@ -93,7 +93,7 @@ _SUMS = [
 ]
 USER = np.dtype([*_SUMS, ("first_pair", np.int32)], align=True)
 #: `duration_ms` is the catalogue's; `buckets` is up to where retention was ever counted;
-#: `credited` is where its credit stands among the effects of a batch.
+#: `credited` is scratch of `watching.count`: where its last credit stood among the effects.
 MOVIE = np.dtype(
     [
         *_SUMS,

@@ -93,7 +93,7 @@ class Effects(NamedTuple):
 
     #: The pair of each event.
     pairs: Int64s
-    #: Credit of movies by hour; mostly each of both stands here once.
+    #: Credit, mostly one a movie and hour.
     movies: Int64s
     hours: Int64s
     watch_ms: Int64s

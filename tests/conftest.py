@@ -1,6 +1,6 @@
 """Fixtures that several folders share, and which tests stay together in one process."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,17 +21,18 @@ def shared_server(item: pytest.Item | None) -> str | None:
     return next((name for name in SHARED if name in names), None)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Puts together what shares a server, else what is in a file: a server takes 5 s to start.
 
     What has a server of its own is of no group: it runs in any process.
     """
-    items.sort(key=lambda item: (*SHARED, None).index(shared_server(item)))
     for item in items:
         if "playhead" not in getattr(item, "fixturenames", ()):
             file = "/".join(item.path.parts[-2:])
             item.add_marker(pytest.mark.xdist_group(shared_server(item) or file))
+    yield  # others may put first what failed last time
+    items.sort(key=lambda item: (*SHARED, None).index(shared_server(item)))
 
 
 @pytest.hookimpl(trylast=True)
@@ -39,7 +40,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Ends a server that no other test needs, as one that does nothing is busy, too."""
     name = shared_server(item)
     if name is not None and name != shared_server(nextitem):
-        item.funcargs[name].kill()  # type: ignore[attr-defined]
+        server = item.funcargs.get(name)  # type: ignore[attr-defined]
+        if server is not None:  # it did start
+            server.kill()
 
 
 @pytest.fixture(scope="session")

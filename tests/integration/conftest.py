@@ -12,6 +12,13 @@ PAGE = "https://video.example"
 CONNECTIONS_MAX = 24
 
 
+def connections_of(playhead: Playhead) -> int:
+    """How many clients its only worker is connected with."""
+    (worker,) = playhead.children("api.worker")
+    port = int(playhead.url.rpartition(":")[2])
+    return sum(c.laddr.port == port and bool(c.raddr) for c in worker.net_connections("tcp"))
+
+
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
     """One whose requests have little time and connections little room; use names of your own."""

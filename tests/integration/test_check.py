@@ -20,7 +20,7 @@ from persistence.snapshot import FORMAT, Manifest, TableFile
 from persistence.store import Store, StoredFile
 from tests.playhead import COMMAND, Playhead, eventually
 
-#: Checkpoints all the time, so that facts are stored and erases made final while it is checked.
+#: A checkpoint every other second: facts are stored and erases made final while it is checked.
 BUSY = (
     *("--snapshot-log-bytes", "16384", "--snapshot-interval-s", "2"),
     *("--erase-delay-s", "0.5", "--segment-bytes", "4096"),

@@ -5,14 +5,13 @@ import itertools
 import json
 import re
 import socket
-import statistics
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from tests.integration.conftest import CONNECTIONS_MAX
-from tests.playhead import Playhead
+from tests.integration.conftest import CONNECTIONS_MAX, connections_of
+from tests.playhead import Playhead, eventually
 
 #: A browser waits as long as this before it takes a connection for lost.
 SILENCE_S = 10
@@ -67,7 +66,7 @@ def test_a_frame_at_once_and_then_one_a_second(strict: Playhead) -> None:
         # Longer than any request may take there.
         times = [datetime.fromisoformat(listener.frame()["time"]).timestamp() for _ in range(5)]
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-        assert statistics.median(gaps) > 0.9  # one that was late leaves less to the next
+        assert sum(gap > 0.9 for gap in gaps) >= 3  # one that was late leaves less to the next
         assert times[-1] - times[0] < 4 * SILENCE_S
 
 
@@ -128,21 +127,9 @@ def test_listeners_leave_connections_to_others(strict: Playhead) -> None:
         assert refused.status_code == 503
         assert refused.headers["content-type"] == "application/problem+json"
         assert strict.get("/healthz").status_code == 200
-    eventually_no_one_listens(strict)
+    eventually(lambda: connections_of(strict) <= 1, "no one listens but who asks")
     with Listener(strict) as listener:
         listener.frame()
-
-
-def eventually_no_one_listens(playhead: Playhead) -> None:
-    (worker,) = playhead.children("api.worker")
-    _, port = address_of(playhead)
-    deadline = time.monotonic() + SILENCE_S
-    while True:
-        held = [c for c in worker.net_connections("tcp") if c.laddr.port == port and c.raddr]
-        if len(held) <= 1:  # the one that this asks with
-            return
-        assert time.monotonic() < deadline, held
-        time.sleep(0.1)
 
 
 def test_a_listener_that_reads_nothing_is_cut(strict: Playhead) -> None:

@@ -1,4 +1,4 @@
-"""Streams when their server stops. It comes last, so that others can use the server before."""
+"""Streams when their server stops."""
 
 import contextlib
 import time
@@ -7,14 +7,15 @@ from tests.integration.test_live import Listener
 from tests.playhead import Playhead
 
 
-def test_it_ends_when_the_server_stops(twofold: Playhead) -> None:
+def test_it_ends_when_the_server_stops(playhead: Playhead) -> None:
+    playhead.start("--workers", "2", "--shards", "2")
     with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(Listener(twofold)) for _ in range(20)]
+        listeners = [stack.enter_context(Listener(playhead)) for _ in range(20)]
         for listener in listeners:
             listener.frame()
         started = time.monotonic()
-        assert twofold.stop() == 0
+        assert playhead.stop() == 0
         assert time.monotonic() - started < 10  # the promise to whoever supervises it
         for listener in listeners:
             assert all(name == "message" for name, _ in listener)  # and then a clean end
-    assert "Traceback" not in twofold.log
+    assert "Traceback" not in playhead.log

@@ -578,11 +578,11 @@ import os, signal, threading, time, duckdb
 from api.sql import interruptible
 
 def endless():
-    time.sleep(0.5)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    time.sleep(0.7)
     connection.sql("SELECT count(*) FROM range(1_000_000_000_000) AS a").fetchall()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 with duckdb.connect() as connection, interruptible(connection) as call:
     call(endless)
 """

@@ -368,6 +368,7 @@ class Repeated:
                 )
             if answer.status_code == 503:
                 assert "retry-after" in answer.headers
+                time.sleep(0.1)  # what it waits for needs the processor
                 continue
             assert answer.status_code == 200, answer.text
             counted = answer.json()

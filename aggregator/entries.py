@@ -149,16 +149,12 @@ def facts_of(entries: Iterable[Found], skipped: Skipped) -> pa.Table:
             tables.append(_facts_of_events(chunk, skipped, known))
         else:
             tables += [_facts_of_commands(entry, skipped, known) for entry in chunk]
-    coded = pa.concat_tables(tables).combine_chunks()
-    columns = [
-        pa.DictionaryArray.from_arrays(
-            coded[name].combine_chunks(), known[name].to_arrow().cast(pa.string())
-        )
-        if name in NAMES
-        else coded[name]
-        for name in SCHEMA.names
-    ]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    coded = pa.concat_tables(tables)
+    columns = {name: coded[name].combine_chunks() for name in SCHEMA.names}
+    for name in NAMES:
+        dictionary = known[name].to_arrow().cast(pa.string())
+        columns[name] = pa.DictionaryArray.from_arrays(columns[name], dictionary)
+    return pa.Table.from_pydict(columns, SCHEMA)
 
 
 def _chunks(entries: Iterable[Found]) -> Iterator[list[Found]]:

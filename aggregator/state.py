@@ -314,6 +314,8 @@ class State:
         lists.link(pairs.rows, len(pairs), owners, self.users["first_pair"])
         self._load_streams(tables["streams"])
         self.runs.load_arrow(tables, pairs)
+        counted = self.runs.buckets
+        np.maximum.at(self.movies["buckets"], counted["movie"], counted["bucket"] + 1)
         self._load_pair_hours(tables["pair_hours"])
         self.hours.load_arrow(tables["hours"], extra["fold_before"])
         self.recent.load_arrow(tables["recent"], extra["young_since_ms"])
@@ -327,7 +329,7 @@ class State:
     def _movies_to_arrow(self, chosen: Bools) -> pa.Table:
         codes = np.flatnonzero(chosen).tolist()
         titles = pa.array([self.titles.get(code) for code in codes], pa.string())
-        columns = (*_SUMS, "buckets", "duration_ms", "described")
+        columns = (*_SUMS, "duration_ms", "described")
         movies = _with_names(self.movies.to_arrow(columns, chosen), self.movie_names, chosen)
         return movies.append_column("title", titles)
 

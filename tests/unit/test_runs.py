@@ -12,7 +12,7 @@ from aggregator.rules import Rules
 from aggregator.state import State
 from kernels import lists
 from kernels.watching import MERGED_FROM
-from tests.comparison import facts_of_reference, facts_of_state
+from tests.comparison import facts_of_reference, facts_of_state, rows_of_state
 from tests.shards import NOW_MS
 
 
@@ -93,3 +93,14 @@ def test_merged_runs_are_loaded_grown_and_erased() -> None:
     assert not state.runs._more_plays
     watch_runs(state, reference, starts, 50)
     assert facts_of_state(reloaded(state)) == facts_of_reference(reference)
+
+
+def test_a_movie_erased_whole_is_as_if_it_had_never_been() -> None:
+    erased, new = State(Rules()), State(Rules())
+    watch_runs(erased, Reference(), [0, 500], 10)
+    apply(erased, Erase("u"), NOW_MS)
+    for state in (erased, new):
+        state.order = 0
+        watch_runs(state, Reference(), [0], 10)
+    assert rows_of_state(erased) == rows_of_state(new) == rows_of_state(reloaded(erased))
+    assert retention(erased).tolist() == [1, 1]

@@ -1,5 +1,6 @@
 """Fixtures that several folders share, and which tests stay together in one process."""
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from tests.playhead import Playhead
 
 #: Servers that tests of several files share. Such tests run one after the other in one process.
 SHARED = ("server", "strict", "twofold", "amounts")
+
+# Who starts the tests in the background has them ignore Ctrl-C, and with them what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a slow machine an example takes longer, and so does drawing one; neither is a fault.
 settings.register_profile("playhead", deadline=None, suppress_health_check=[HealthCheck.too_slow])

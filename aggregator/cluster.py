@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 import ray
-from ray._private import node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from aggregator import environment, lifeline, sockets
+from aggregator import environment, lifeline, ray_node, sockets
 from aggregator.description import Description
 from aggregator.link import node_id
 from persistence.errors import LockedError
@@ -55,16 +54,6 @@ class HeadLostError(Exception):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Ray's {name} has ended")
-
-
-class _Node(node.Node):
-    """Ray's processes here, without two that have nothing to do: half a second and 100 MiB."""
-
-    def start_monitor(self) -> None:
-        """It would ask for more machines."""
-
-    def start_api_server(self, **_: Any) -> None:
-        """Without the dashboard, it would report usage."""
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -274,5 +263,5 @@ def _init_undisturbed(**options: Any) -> None:
 
 
 def _init(**options: Any) -> None:
-    node.Node = _Node  # type: ignore[misc]  # no option says so
+    ray_node.install()
     ray.init(logging_level=logging.ERROR, **options)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,15 @@ def test_past_a_number_of_connections_no_more_are_taken(strict: Playhead) -> Non
             if strict.get("/healthz").status_code == 200:
                 break
     assert strict.get("/healthz").status_code == 200
+
+
+def test_of_ray_it_runs_what_it_needs_alone(server: Playhead) -> None:
+    children = psutil.Process(server.pid).children()
+    (raylet,) = (process for process in children if process.name() == "raylet")
+    names = Counter(process.name() for process in children + raylet.children())
+    log_monitor, worker, agents = 1, 1, 2
+    expected = {"gcs_server": 1, "raylet": 1, "python": log_monitor + worker, "cat": agents}
+    assert {n: count for n, count in names.items() if not n.startswith("ray::")} == expected
 
 
 def test_it_listens_on_loopback_alone(server: Playhead) -> None:

@@ -18,6 +18,7 @@ _ALWAYS = {
     # have the next large request touch each page anew, which takes longer than to parse it.
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # so the same is true of Arrow, and of checkpoints
     "OPENBLAS_NUM_THREADS": "1",  # numpy would have a thread a core in each process, for nothing
 }
 _EMBEDDED = {

@@ -147,6 +147,25 @@ def service(playhead: Playhead, seed: int) -> Iterator[Service]:
     service.url = ""
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
+    playhead = Playhead(tmp_path_factory.mktemp("lasting"))
+    yield playhead
+    playhead.kill()
+
+
+@pytest.fixture
+def halved(lasting: Playhead, seed: int) -> Iterator[Service]:
+    """One with two shards, which the next test goes on with; use movies of your own."""
+    service = Service(lasting, Random(seed))  # noqa: S311 - no secret
+    if lasting.is_running:
+        service.url = lasting.url
+    else:
+        service.start("--shards", "2", workers=2)
+    yield service
+    service.url = ""
+
+
 # What is done to it
 
 
@@ -336,40 +355,6 @@ def is_stopped(process: psutil.Process) -> bool:
     return all(stat.rpartition(") ")[2].startswith("T") for stat in stats)
 
 
-def test_a_shard_that_hangs_holds_up_its_own_users_alone(service: Service, seed: int) -> None:
-    """Its callers get 503 after a while, all others are served; what needs it names it."""
-    service.start("--shards", "2")
-
-    def url() -> str:
-        return service.url
-
-    there = Fleet(seed, url, [users_of(0, 2, 3, f"there-{n}") for n in range(3)], "there")
-    away = Fleet(seed, url, [users_of(1, 2, 3, f"away-{n}") for n in range(3)], "away")
-    with there, away:
-        for _ in range(rounds(1)):
-            there.wait_until_all_get_on()
-            away.wait_until_all_get_on()
-            hanging = shard_process(service, 1)
-            hanging.suspend()
-            try:
-                eventually(partial(is_stopped, hanging), "stopped")  # threads go on for a moment
-                one = service.playhead.get("/v1/movies")
-                assert one.status_code == 503
-                assert one.headers["retry-after"] == "1"
-                assert "shard 1 not available" in one.json()["detail"]
-                refused = away.account.outcomes["503"]
-                there.wait_until_all_get_on(20)
-                away.wait_for_outcome("503", refused + 3)
-            finally:
-                hanging.resume()
-            away.wait_until_all_get_on()
-    for fleet in (there, away):
-        assert fleet.account.surprises == []
-        assert fleet.account.differences(service.url) == []
-    assert there.account.outcomes["503"] == 0
-    service.stop()
-
-
 @dataclass
 class Repeated:
     """A request that is sent over and over, and what its answers said was accepted."""
@@ -403,16 +388,15 @@ def some_events(name: str) -> list[dict[str, Any]]:
     return [{"user": user, "slug": name, "at": at} for user in users for at in range(0, 50, 10)]
 
 
-def test_the_same_batch_a_hundred_times_counts_once(service: Service) -> None:
+def test_the_same_batch_a_hundred_times_counts_once(halved: Service) -> None:
     """First with one of its shards away, then again whatever happened in between."""
     keyed = Repeated(some_events("keyed"), {"Idempotency-Key": "once"})
     with_ids = [event | {"id": f"{n}"} for n, event in enumerate(some_events("ids"))]
     batches = [keyed, Repeated(with_ids, {})]
-    service.start("--shards", "2", workers=2)
-    hanging = shard_process(service, 1)
+    hanging = shard_process(halved, 1)
     hanging.suspend()
     for batch in batches:
-        partly = service.playhead.post("/", json=batch.events, headers=batch.headers)
+        partly = halved.playhead.post("/", json=batch.events, headers=batch.headers)
         assert partly.status_code == 503
         assert "shard 1 not available" in partly.json()["detail"]
     hanging.resume()
@@ -425,10 +409,43 @@ def test_the_same_batch_a_hundred_times_counts_once(service: Service) -> None:
     ]
     for interfere in interferences:
         for batch in batches:
-            batch.send(service, 20)
-        interfere(service)
+            batch.send(halved, 20)
+        interfere(halved)
     for batch in batches:
         # The shard that was there had counted its part; the other one may have, once it went on.
         assert batch.accepted in (0, 10)
-        movie = service.playhead.get(f"/v1/movies/{batch.events[0]['slug']}").json()
+        movie = halved.playhead.get(f"/v1/movies/{batch.events[0]['slug']}").json()
         assert (movie["events"], movie["viewers"], movie["watch_seconds"]) == (25, 5, 5 * 40)
+
+
+def test_a_shard_that_hangs_holds_up_its_own_users_alone(halved: Service, seed: int) -> None:
+    """Its callers get 503 after a while, all others are served; what needs it names it."""
+
+    def url() -> str:
+        return halved.url
+
+    there = Fleet(seed, url, [users_of(0, 2, 3, f"there-{n}") for n in range(3)], "there")
+    away = Fleet(seed, url, [users_of(1, 2, 3, f"away-{n}") for n in range(3)], "away")
+    with there, away:
+        for _ in range(rounds(1)):
+            there.wait_until_all_get_on()
+            away.wait_until_all_get_on()
+            hanging = shard_process(halved, 1)
+            hanging.suspend()
+            try:
+                eventually(partial(is_stopped, hanging), "stopped")  # threads go on for a moment
+                one = halved.playhead.get("/v1/movies")
+                assert one.status_code == 503
+                assert one.headers["retry-after"] == "1"
+                assert "shard 1 not available" in one.json()["detail"]
+                refused = away.account.outcomes["503"]
+                there.wait_until_all_get_on(20)
+                away.wait_for_outcome("503", refused + 3)
+            finally:
+                hanging.resume()
+            away.wait_until_all_get_on()
+    for fleet in (there, away):
+        assert fleet.account.surprises == []
+        assert fleet.account.differences(halved.url) == []
+    assert there.account.outcomes["503"] == 0
+    halved.stop()

@@ -1,7 +1,6 @@
-"""`playhead check`, `sql` and others, in this process: to begin is most of what they take.
+"""`playhead check`, `sql` and others, in this process: most of what they take is their start.
 
-As people run them, in processes of their own, they are where they say that something
-is wrong, and where they are ended.
+Each is also tried as people run it, in a process of its own: where it refuses or is ended.
 """
 
 import contextlib

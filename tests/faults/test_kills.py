@@ -27,8 +27,8 @@ from tests.faults.clients import ANSWER_TIMEOUT_S, Account, Fleet, users_anywher
 from tests.faults.conftest import rounds
 from tests.playhead import COMMAND, START_TIMEOUT_S, Playhead, eventually
 
-#: So that kills fall into checkpoints, rotations and erasures too, but not all into checkpoints:
-#: each begins with a process, which takes a second of the processor.
+#: So that kills fall into checkpoints, rotations and erasures too. There is not always one under
+#: way, as each takes a second of the processor: some kills wait for it.
 SHORT = (
     *("--snapshot-log-bytes", "100000"),
     *("--snapshot-interval-s", "4"),

@@ -23,8 +23,8 @@ from persistence.store import Store, StoredFile
 from tests.command import Ended, command
 from tests.playhead import COMMAND, Playhead, eventually
 
-#: Facts are stored and erases made final while it is checked, but not without end: a checkpoint
-#: begins with a process.
+#: Facts are stored and erases made final while it is checked, every few seconds: a checkpoint takes
+#: a second of the processor.
 BUSY = (
     *("--snapshot-log-bytes", "16384", "--snapshot-interval-s", "3"),
     *("--erase-delay-s", "2", "--segment-bytes", "4096"),

@@ -25,6 +25,13 @@ def shared_server(item: pytest.Item | None) -> str | None:
     return next((name for name in SHARED if name in names), None)
 
 
+def name_by_group(item: pytest.Item) -> None:
+    """Has a group take effect: xdist 3.8 adds it to the name where pytest 9.2 no longer looks."""
+    grouped = vars(item).get("_nodeid")
+    if grouped is not None:
+        item._id = type(item.id).parse(grouped)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Puts together what shares a server, else what is in a file: a server takes 5 s to start.
@@ -36,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
             file = "/".join(item.path.parts[-2:])
             item.add_marker(pytest.mark.xdist_group(shared_server(item) or file))
     yield  # others may put first what failed last time
+    for item in items:
+        name_by_group(item)
     items.sort(key=lambda item: (*SHARED, None).index(shared_server(item)))
 
 

@@ -72,6 +72,10 @@ class Playhead:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ends it as an operator does; returns the exit code."""
         assert self.process is not None
@@ -80,7 +84,7 @@ class Playhead:
 
     def kill(self) -> None:
         """Ends every process of it at once, as a power cut would."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or not self.is_running:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             family = [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]

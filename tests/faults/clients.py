@@ -34,7 +34,7 @@ ANSWER_TIMEOUT_S = 60.0
 #: Between attempts, at most.
 PAUSE_MAX_S = 0.2
 #: Between one thing and the next, at most, so that servers of other tests get their turn.
-REST_MAX_S = 0.06
+REST_MAX_S = 0.2
 #: For a server that was killed to be back, and all clients to get on, on a busy machine.
 PROGRESS_TIMEOUT_S = 90.0
 #: An upload of what was played so long ago.

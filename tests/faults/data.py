@@ -44,6 +44,8 @@ Name = tuple[str, str, str]
 
 KEPT_DAYS = 2
 SEGMENT_BYTES = 2_000
+#: Facts that are exported at a time: two or three pages of who has most, as each reads all files.
+PAGE = 40
 #: A producer of events, and one of commands.
 EVENTS, COMMANDS = 1, 2
 _KINDS = {
@@ -439,7 +441,7 @@ class Data:
             assert places == sorted(set(places)), f"shard {number}"
             assert _by_user(kept) == _by_user(map(_row, self.model.shards[number].facts))
             for user in {row["user"] for row in kept if row["user"]}:
-                pages = self.run(export_pages(shard, user, 7))
+                pages = self.run(export_pages(shard, user, PAGE))
                 assert [
                     (f.received_ms, f.kind, f.slug, f.at_ms) for page in pages for f in page
                 ] == [

@@ -15,7 +15,7 @@ import shutil
 import struct
 import tracemalloc
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -373,42 +373,51 @@ class Harm:
         return {self.file: WAYS[self.way](own, self.at)}
 
 
-def harms_of(made: Made, file: str, drawn: random.Random) -> Iterator[Harm]:
-    """All that is done to a file."""
+def harms_of(made: Made, file: str, drawn: random.Random) -> dict[str, Sequence[Any]]:
+    """All that is done to a file: the places of each way, or what else there is to choose."""
     size = len(made.files[file])
-    for way in WAYS:
-        if way == "bit flipped":
-            for byte in range(size):
-                bits = range(8) if size <= SMALL_BYTES else [drawn.randrange(8)]
-                yield from (Harm(file, way, byte * 8 + bit) for bit in bits)
-        elif way == "deleted":
-            yield Harm(file, way)
-        elif way in BEHIND:
-            yield from (Harm(file, way, more) for more in BEHIND_BYTES)
-        else:
-            yield from (Harm(file, way, at) for at in range(size))
-    for version in range(len(made.older[file])):
-        yield Harm(file, "as it was before, version", version)
-    for other in made.files:
-        if made.files[other] != made.files[file]:
-            yield Harm(file, "replaced by", other=other)
-            if other > file:
-                yield Harm(file, "swapped with", other=other)
+    others = [other for other in made.files if made.files[other] != made.files[file]]
+    harms: dict[str, Sequence[Any]] = dict.fromkeys(WAYS, range(size))
+    harms["bit flipped"] = (
+        range(size * 8)
+        if size <= SMALL_BYTES
+        else [byte * 8 + drawn.randrange(8) for byte in range(size)]
+    )
+    harms |= dict.fromkeys(BEHIND, BEHIND_BYTES)
+    harms["deleted"] = range(1)
+    harms["as it was before, version"] = range(len(made.older[file]))
+    harms["replaced by"] = others
+    harms["swapped with"] = [other for other in others if other > file]
+    return harms
 
 
 def sample(made: Made, pattern: str, each: int, seed: int) -> list[Harm]:
-    """So many harms of each way of files like this, or all if there are no more."""
+    """So many harms of each way of files like this, or all if there are no more.
+
+    They are chosen by number, as there are millions.
+    """
     drawn = random.Random(seed)  # noqa: S311
-    by_way = defaultdict[str, list[Harm]](list)
+    by_way = defaultdict[str, list[tuple[str, Sequence[Any]]]](list)
     for file in made.files:
         if Path(file).match(pattern):
-            for harm in harms_of(made, file, drawn):
-                by_way[harm.way].append(harm)
-    return [
-        harm
-        for harms in by_way.values()
-        for harm in sorted(drawn.sample(harms, min(rounds(each), len(harms))), key=str)
-    ]
+            for way, choices in harms_of(made, file, drawn).items():
+                by_way[way].append((file, choices))
+    harms = []
+    for way, of_files in by_way.items():
+        total = sum(len(choices) for _, choices in of_files)
+        numbers = drawn.sample(range(total), min(rounds(each), total))
+        harms += sorted((numbered(way, of_files, number) for number in numbers), key=str)
+    return harms
+
+
+def numbered(way: str, of_files: list[tuple[str, Sequence[Any]]], number: int) -> Harm:
+    """One of all the files have, from 0 on."""
+    for file, choices in of_files:
+        if number < len(choices):
+            chosen = choices[number]
+            return Harm(file, way, **{"other" if isinstance(chosen, str) else "at": chosen})
+        number -= len(choices)
+    raise IndexError(number)
 
 
 # What must come of it

@@ -265,5 +265,5 @@ class Life(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-Life.TestCase.settings = settings(max_examples=rounds(25), stateful_step_count=30, print_blob=True)
+Life.TestCase.settings = settings(max_examples=rounds(20), stateful_step_count=30, print_blob=True)
 TestLife = Life.TestCase

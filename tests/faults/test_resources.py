@@ -29,7 +29,7 @@ SHARD_TIMEOUT_S = 2
 #: A sender has so many events in each request.
 BATCH = 500
 SENDERS = 48
-OVERLOADED_S = 4
+OVERLOADED_S = 3
 IDLE_CONNECTIONS = 1500
 MIB = 1 << 20
 

@@ -42,6 +42,6 @@ def twofold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
 @pytest.fixture(scope="session")
 def amounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
     """One for sources that send amounts instead of positions; use names of your own."""
-    flags = ("--credit", "duration", "--shards", "2")
+    flags = ("--credit", "duration", "--shards", "1")
     with Playhead(tmp_path_factory.mktemp("amounts"), *flags).running() as playhead:
         yield playhead

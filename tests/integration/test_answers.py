@@ -403,30 +403,22 @@ def holding(folder: Path, name: str) -> list[Path]:
     ]
 
 
-def test_an_erased_user_is_in_no_file(playhead: Playhead) -> None:
-    playhead.start("--shards", "2", "--erase-delay-s", "0.5", "--snapshot-log-bytes", "4096")
-    name = "Ünerased-7f3a"
-    for number in range(30):
-        play(playhead, "other", "m", number)
-        play(playhead, name, "m", *range(5), session="tv")
-    put(playhead, f"/v1/users/{name}/movies/m/position", {"at": 3})
-    assert holding(playhead.data_dir, name)
-    assert delete(playhead, f"/v1/users/{name}").status_code == 204
-    problem_of(playhead.get(f"/v1/users/{name}"), 404)
-    assert playhead.get("/v1/movies/m").json()["watch_seconds"] == 29
-    deadline = time.monotonic() + 60
-    while (stats := playhead.get("/v1/stats").json())["erasing"]:
-        assert datetime.fromisoformat(stats["erasing_since"]) <= datetime.now(UTC)
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert holding(playhead.data_dir, name) == []
-    assert holding(playhead.data_dir, "other")
-    playhead.kill()
-    playhead.start()
-    problem_of(playhead.get(f"/v1/users/{name}"), 404)
-    assert playhead.get("/v1/movies/m").json()["watch_seconds"] == 29
-    assert playhead.stop() == 0
-    assert holding(playhead.data_dir, name) == []
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
+    flags = (
+        *("--shards", "1", "--snapshot-interval-s", "0.5", "--snapshot-log-bytes", "4096"),
+        *("--erase-delay-s", "0.5"),
+    )
+    with Playhead(tmp_path_factory.mktemp("hasty"), *flags).running() as playhead:
+        yield playhead
+
+
+@pytest.fixture
+def hasty(lasting: Playhead) -> Playhead:
+    """One that soon stores events and makes erases final; a test may end it."""
+    if not lasting.is_running:
+        lasting.start()
+    return lasting
 
 
 def lines_of(answer: requests.Response) -> Iterator[dict[str, Any]]:
@@ -440,25 +432,49 @@ def stored_events(playhead: Playhead) -> int:
     return int(stats["stored_events"])
 
 
-def test_an_export_holds_everything(playhead: Playhead) -> None:
-    playhead.start("--shards", "1", "--snapshot-interval-s", "0.5")
+def test_an_export_holds_everything(hasty: Playhead) -> None:
     for start in range(0, 60, 10):
         if start == 30:  # some of it is stored already, the rest is in the log
-            eventually(lambda: stored_events(playhead) > 0, "stored")
-        play(playhead, "exp", f"m{start}", *range(start, start + 10), session="tv")
-        play(playhead, "else", "m0", *range(5))
-    playhead.post("/", json=[event("exp", "m0", 1, id="i", ts=NOW_MS, duration=50)] * 2)
-    put(playhead, "/v1/users/exp/movies/m0/completed")
-    lines = list(lines_of(playhead.get("/v1/users/exp/export")))
+            eventually(lambda: stored_events(hasty) > 0, "stored")
+        play(hasty, "exp", f"m{start}", *range(start, start + 10), session="tv")
+        play(hasty, "else", "m0", *range(5))
+    hasty.post("/", json=[event("exp", "m0", 1, id="i", ts=NOW_MS, duration=50)] * 2)
+    put(hasty, "/v1/users/exp/movies/m0/completed")
+    lines = list(lines_of(hasty.get("/v1/users/exp/export")))
     assert [line.pop("type") for line in lines] == (
         ["user"] + ["progress"] * 6 + ["event"] * 61 + ["completed"]
     )
-    assert lines[0] == playhead.get("/v1/users/exp").json()
-    assert lines[1:7] == playhead.get("/v1/users/exp/movies").json()["movies"]
+    assert lines[0] == hasty.get("/v1/users/exp").json()
+    assert lines[1:7] == hasty.get("/v1/users/exp/movies").json()["movies"]
     assert [line["at"] for line in lines[7:67]] == list(range(60))
     assert {line["session"] for line in lines[7:67]} == {"tv"}
     assert (lines[67]["duration"], lines[67]["slug"]) == (50, "m0")
     assert datetime.fromisoformat(lines[67]["time"]).timestamp() * 1000 == pytest.approx(NOW_MS)
+
+
+def test_an_erased_user_is_in_no_file(hasty: Playhead) -> None:
+    name = "Ünerased-7f3a"
+    for number in range(30):
+        play(hasty, "other", "m", number)
+        play(hasty, name, "m", *range(5), session="tv")
+    put(hasty, f"/v1/users/{name}/movies/m/position", {"at": 3})
+    assert holding(hasty.data_dir, name)
+    assert delete(hasty, f"/v1/users/{name}").status_code == 204
+    problem_of(hasty.get(f"/v1/users/{name}"), 404)
+    assert hasty.get("/v1/movies/m").json()["watch_seconds"] == 29
+    deadline = time.monotonic() + 60
+    while (stats := hasty.get("/v1/stats").json())["erasing"]:
+        assert datetime.fromisoformat(stats["erasing_since"]) <= datetime.now(UTC)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert holding(hasty.data_dir, name) == []
+    assert holding(hasty.data_dir, "other")
+    hasty.kill()
+    hasty.start()
+    problem_of(hasty.get(f"/v1/users/{name}"), 404)
+    assert hasty.get("/v1/movies/m").json()["watch_seconds"] == 29
+    assert hasty.stop() == 0
+    assert holding(hasty.data_dir, name) == []
 
 
 # Sources that send amounts

@@ -9,18 +9,20 @@ from pathlib import Path
 from aggregator.commands import SetPosition
 from aggregator.event import Event
 from aggregator.shard import Shard
+from tests.command import command
 from tests.playhead import COMMAND, Playhead
 from tests.shards import crash, order, send, settings_of
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """As people do, in a process of its own."""
     return subprocess.run(
         [COMMAND, *arguments], capture_output=True, text=True, timeout=100, check=False
     )
 
 
 def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_path: Path) -> None:
-    playhead.start("--shards", "2", "--snapshot-log-bytes", "8192")
+    playhead.start("--shards", "2", "--snapshot-log-bytes", "16384")
     counted = {"before": 0, "all": 0}
     stop = threading.Event()
 
@@ -31,7 +33,7 @@ def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_pat
             events = [{"user": user, "slug": "m", "at": at} for user in users]
             assert playhead.post("/", json=events).json()["accepted"] == 20
             counted["all"] += 20
-            time.sleep(0.01)  # or the server would leave the copy no time
+            time.sleep(0.05)  # or the server would leave the copy no time
 
     sender = threading.Thread(target=keep_sending)
     sender.start()
@@ -44,12 +46,12 @@ def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_pat
     stop.set()
     sender.join()
     assert not list(playhead.data_dir.glob("*.tmp"))
-    again = run("backup", tmp_path / "copy", "--data-dir", playhead.data_dir)
+    again = command("backup", tmp_path / "copy", "--data-dir", playhead.data_dir)
     assert again.returncode == 1
     assert "is there already" in again.stderr
     playhead.kill()
 
-    checked = run("check", "--data-dir", tmp_path / "copy")
+    checked = command("check", "--data-dir", tmp_path / "copy")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     restored = Playhead(tmp_path)
     done = run("restore", tmp_path / "copy", "--data-dir", restored.data_dir)
@@ -79,14 +81,14 @@ def test_the_log_can_be_read_by_people(tmp_path: Path) -> None:
 
     asyncio.run(live())
     segment = tmp_path / "shard-0000" / "log" / f"{1:020}.log"
-    shown = run("log", "dump", segment)
+    shown = command("log", "dump", segment)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert [line.split(" ")[0] for line in lines if not line.startswith(" ")] == ["1", "2"]
     assert '{"user":"ann","slug":"m","session":"tv","at_ms":1500,"duration_ms":60000}' in lines[1]
     assert '{"user":"bob","slug":"m","at_ms":2000}' in lines[2]
     assert '"SetPosition"' in lines[4]
-    assert len(run("log", "dump", segment, "--no-events").stdout.splitlines()) == 2
+    assert len(command("log", "dump", segment, "--no-events").stdout.splitlines()) == 2
     content = bytearray(segment.read_bytes())
     content[100] ^= 1
     segment.write_bytes(bytes(content))

@@ -13,19 +13,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.command import Ended, command
 from tests.playhead import COMMAND, Playhead
 
 TIMEOUT_S = 100
 
 
-def generate(url: str, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, "generate", "--url", url, *options],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+def generate(url: str, *options: str) -> Ended:
+    return command("generate", "--url", url, *options)
 
 
 # Against a playhead
@@ -68,9 +63,9 @@ def test_the_rate_is_kept(server: Playhead) -> None:
 
 
 def test_ctrl_c_ends_with_the_summary(server: Playhead) -> None:
-    command = [str(COMMAND), "generate", "--url", server.url, "--rate", "200", "--verify"]
+    endless = [str(COMMAND), "generate", "--url", server.url, "--rate", "200", "--verify"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as run:
+    with subprocess.Popen(endless, stdout=subprocess.PIPE, text=True, env=environment) as run:
         assert run.stdout is not None
         lines = iter(run.stdout.readline, "")
         next(line for line in lines if "events/s" in line)

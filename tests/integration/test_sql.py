@@ -12,24 +12,19 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from tests.command import command
 from tests.playhead import COMMAND, Playhead, eventually
 
 TIMEOUT_S = 100
 
 
-def command(data_dir: Path, *arguments: str) -> list[str]:
+def as_people_run_it(data_dir: Path, *arguments: str) -> list[str]:
     return [str(COMMAND), "sql", "--data-dir", str(data_dir), *arguments]
 
 
 def sql(data_dir: Path, *arguments: str) -> str:
     """What it prints; it must not fail."""
-    run = subprocess.run(
-        command(data_dir, *arguments),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    run = command("sql", "--data-dir", data_dir, *arguments)
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
 
@@ -84,7 +79,7 @@ def test_the_answers_are_those_of_the_server_running_and_stopped(
 )
 def test_what_is_wrong_is_said_in_a_line(server: Playhead, query: str, message: str) -> None:
     run = subprocess.run(
-        command(server.data_dir, query),
+        as_people_run_it(server.data_dir, query),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -98,7 +93,11 @@ def test_what_is_wrong_is_said_in_a_line(server: Playhead, query: str, message: 
 
 def test_no_data_is_said_in_a_line(tmp_path: Path) -> None:
     run = subprocess.run(
-        command(tmp_path, "FROM movies"), capture_output=True, text=True, timeout=60, check=False
+        as_people_run_it(tmp_path, "FROM movies"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith(f"playhead: {tmp_path} holds no data")
@@ -107,7 +106,7 @@ def test_no_data_is_said_in_a_line(tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_query(server: Playhead, tmp_path: Path) -> None:
     endless = "SELECT count(*) FROM range(1_000_000_000_000) AS a"
     with subprocess.Popen(
-        command(server.data_dir, endless),
+        as_people_run_it(server.data_dir, endless),
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -126,7 +125,7 @@ def test_ctrl_c_ends_a_query(server: Playhead, tmp_path: Path) -> None:
 
 def test_what_reads_on_may_stop(server: Playhead) -> None:
     with subprocess.Popen(
-        command(server.data_dir, "--format", "csv", "FROM range(10_000_000)"),
+        as_people_run_it(server.data_dir, "--format", "csv", "FROM range(10_000_000)"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as run:

@@ -8,7 +8,7 @@ from tests.playhead import Playhead
 
 
 def test_it_ends_when_the_server_stops(playhead: Playhead) -> None:
-    playhead.start("--workers", "2", "--shards", "2")
+    playhead.start("--workers", "2", "--shards", "1")
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(Listener(playhead)) for _ in range(20)]
         for listener in listeners:

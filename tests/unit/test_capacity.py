@@ -237,7 +237,7 @@ def test_a_shard_in_a_process_of_its_own_counts_and_recovers(tmp_path: Path) -> 
 # What it says
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def found() -> Capacity:
     frames = [FrameCost(4, 1_000, 10_000, 10, 5, 0.05, 0.01, 400_000)]
     found = capacity._worked_out(Measured(COSTS, frames, 900.0), Demand(), MACHINE)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import psutil
@@ -25,13 +25,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from aggregator import environment, lifeline, ray_node, sockets
+from aggregator.actor import ShardActor
 from aggregator.description import Description
 from aggregator.link import node_id
+from aggregator.shard_settings import ShardSettings
 from persistence.errors import LockedError
 from persistence.files import FolderLock
-
-if TYPE_CHECKING:
-    from aggregator.shard import ShardSettings
 
 #: Shards keep their state themselves; Ray's object store holds next to nothing.
 OBJECT_STORE_BYTES = 100 << 20
@@ -99,13 +98,11 @@ class Cluster:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
 
-    def start_shards(self, shards: Sequence["ShardSettings"]) -> list[Description]:
+    def start_shards(self, shards: Sequence[ShardSettings]) -> list[Description]:
         """Places an actor a shard on this node, where the data is; returns when all have recovered.
 
         A shard whose data cannot be trusted is there and says so. Raises `HeadLostError`.
         """
-        from aggregator.actor import ShardActor  # noqa: PLC0415 - HTTP workers load no shards
-
         options = {
             "namespace": self._namespace,
             "num_cpus": 0,

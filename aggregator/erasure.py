@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from aggregator.state import State
 from aggregator.table import Table
-from kernels import lists, watching
+from kernels import lists
 from kernels.rows import NONE
+from kernels.tables import PAIRS, STREAMS, USERS
 
 Int64s = NDArray[np.int64]
 
@@ -25,7 +26,7 @@ def erase(state: State, user: str, slug: str | None) -> bool:
     if code is not None and not state.users["pairs"][code]:
         state.user_names.retire(code)
         state.users["first_pair"][code] = NONE
-        state.totals[watching.USERS] -= 1
+        state.totals[USERS] -= 1
     return True
 
 
@@ -45,8 +46,8 @@ def _erase_pairs(state: State, rows: Int64s) -> None:
             ("completions", pairs.of("completed_t", rows) != NONE),
         ):
             np.subtract.at(totals[column], of, counted)
-    state.totals[watching.PAIRS] -= len(rows)
-    state.totals[watching.STREAMS] -= lists.empty(tables, rows)
+    state.totals[PAIRS] -= len(rows)
+    state.totals[STREAMS] -= lists.empty(tables, rows)
     state.unlist_emptied()
     lost = _without_ends(state.movies, movies, first_t, last_t)
     if lost.any():

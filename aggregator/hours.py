@@ -9,7 +9,7 @@ from aggregator.table import IndexedTable
 from kernels import hours as kernels
 from kernels.compiler import frozen
 from kernels.rows import MOVIE_HOUR, NONE
-from kernels.watching import Indexed
+from kernels.tables import Indexed
 
 Int64s = NDArray[np.int64]
 

@@ -15,7 +15,7 @@ from aggregator.pairs import Pairs
 from aggregator.table import IndexedTable, Table
 from kernels import lists, merging
 from kernels.rows import BUCKET, NONE, RUN
-from kernels.watching import Tables
+from kernels.tables import Tables
 
 Int64s = NDArray[np.int64]
 

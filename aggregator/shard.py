@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -50,8 +49,8 @@ from aggregator.messages import (
 )
 from aggregator.onlookers import Onlookers
 from aggregator.recovery import recover
-from aggregator.rules import Rules
 from aggregator.schedule import Schedule
+from aggregator.shard_settings import ShardSettings
 from aggregator.state import State
 from aggregator.statistics import Standing, Statistics
 from aggregator.tally import Tally
@@ -75,24 +74,6 @@ SWIFT = frozenset([EVENTS, COMMANDS])
 
 _encoder = msgspec.msgpack.Encoder()
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSettings:
-    """Where a shard keeps its data, and when it makes checkpoints and new log segments."""
-
-    number: int
-    folder: Path
-    #: Names the shard in its files: `Manifest.owner`.
-    owner: str
-    rules: Rules
-    hours_kept_days: int
-    #: So many bytes of log after a snapshot, or as many as that has, make another due.
-    snapshot_log_bytes: int
-    snapshot_interval_s: float
-    segment_bytes: int
-    #: How long an erase may wait for others, to be made final together with them.
-    erase_delay_s: float
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from aggregator.runs import Runs
 from aggregator.table import IndexedTable, Table
 from kernels import lists, names, watching
 from kernels.compiler import frozen
+from kernels.pairs import begin_pair
 from kernels.rows import (
     BUCKET_MS,
     COMPLETE_TAIL_MS,
@@ -36,6 +37,8 @@ from kernels.rows import (
     STREAM,
     USER,
 )
+from kernels.tables import PAIRS, STREAMS, USERS, Indexed, Tables
+from kernels.tables import Table as TableRows
 from persistence.batch import Batch
 from persistence.strings import Strings
 
@@ -91,19 +94,19 @@ class State:
         self._listed_count, self._listed_max = 0, _LISTED_MIN
 
     @property
-    def tables(self) -> watching.Tables:
+    def tables(self) -> Tables:
         """All tables as kernels take them, until one of them grows."""
         pairs, streams, buckets = self.pairs, self.streams, self.runs.buckets
         closed, hours = self.runs.closed, self.hours_of_pairs
-        return watching.Tables(
-            pairs=watching.Indexed(pairs.rows, pairs.size, pairs.slots),
-            more=watching.Table(pairs.more.rows, pairs.more.size),
-            streams=watching.Indexed(streams.rows, streams.size, streams.index.slots),
-            runs=watching.Table(closed.rows, closed.size),
-            pair_hours=watching.Table(hours.rows, hours.size),
+        return Tables(
+            pairs=Indexed(pairs.rows, pairs.size, pairs.slots),
+            more=TableRows(pairs.more.rows, pairs.more.size),
+            streams=Indexed(streams.rows, streams.size, streams.index.slots),
+            runs=TableRows(closed.rows, closed.size),
+            pair_hours=TableRows(hours.rows, hours.size),
             users=self.users.rows,
             movies=self.movies.rows,
-            buckets=watching.Indexed(buckets.rows, buckets.size, buckets.index.slots),
+            buckets=Indexed(buckets.rows, buckets.size, buckets.index.slots),
             totals=self.totals,
         )
 
@@ -191,7 +194,7 @@ class State:
         user_code = int(intern(self.user_names, self.users, Strings.of([user]), chosen)[0])
         movie_code = int(intern(self.movie_names, self.movies, Strings.of([slug]), chosen)[0])
         self.pairs.reserve(1)
-        row = int(watching.begin_pair(self.tables, user_code, movie_code))
+        row = int(begin_pair(self.tables, user_code, movie_code))
         self.pairs.more_of(np.array([row]))  # what is done by hand stands there
         return row
 
@@ -322,9 +325,9 @@ class State:
         self.order = extra["order"]
         newest_t = int(self.movies["last_t"].max(initial=NONE))
         self._list_anew(newest_t)
-        self.totals[watching.USERS] = np.count_nonzero(self.users["pairs"])
-        self.totals[watching.PAIRS] = len(pairs)
-        self.totals[watching.STREAMS] = len(tables["streams"])
+        self.totals[USERS] = np.count_nonzero(self.users["pairs"])
+        self.totals[PAIRS] = len(pairs)
+        self.totals[STREAMS] = len(tables["streams"])
 
     def _movies_to_arrow(self, chosen: Bools) -> pa.Table:
         codes = np.flatnonzero(chosen).tolist()

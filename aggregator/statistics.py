@@ -12,7 +12,7 @@ from aggregator.checkpoint import Erasing, Folders
 from aggregator.messages import ShardStats
 from aggregator.rate import Rate
 from aggregator.state import State
-from kernels import watching
+from kernels.tables import PAIRS, STREAMS, USERS
 from persistence import log
 from persistence.errors import PersistenceError
 
@@ -53,10 +53,10 @@ class Statistics:
         erasing = standing.erasing
         return ShardStats(
             shard=self._shard,
-            users=int(state.totals[watching.USERS]),
+            users=int(state.totals[USERS]),
             movies=len(hashes),
-            pairs=int(state.totals[watching.PAIRS]),
-            streams=int(state.totals[watching.STREAMS]),
+            pairs=int(state.totals[PAIRS]),
+            streams=int(state.totals[STREAMS]),
             watching_now=int(state.watching_now(standing.now_ms).sum()),
             watch_ms=int(state.movies["watch_ms"].sum()),
             events=state.events,

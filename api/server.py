@@ -21,7 +21,7 @@ import msgspec
 
 from aggregator.cluster import Cluster, HeadLostError
 from aggregator.description import Description
-from aggregator.shard import ShardSettings
+from aggregator.shard_settings import ShardSettings
 from aggregator.sockets import namespace_of
 from api import __version__, stopping
 from api.orders import BACKLOG, GRACE_S, READY, Orders

@@ -28,7 +28,8 @@ from aggregator import warm_up, wire
 from aggregator.lane import Lane, QueueLimits
 from aggregator.messages import QUERIES
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
-from aggregator.shard import Shard, ShardSettings
+from aggregator.shard import Shard
+from aggregator.shard_settings import ShardSettings
 from persistence.log import Log, Record
 
 #: Besides the frames of a shard: what it used, answered by a `Usage`; and a checkpoint, now.

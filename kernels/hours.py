@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from kernels import intmap
 from kernels.compiler import kernel
 from kernels.rows import NONE
-from kernels.watching import Indexed
+from kernels.tables import Indexed
 
 Int64s = NDArray[np.int64]
 

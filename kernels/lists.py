@@ -8,19 +8,11 @@ from numpy.typing import NDArray
 from kernels import pair_index
 from kernels.compiler import allocating_helper, helper, kernel
 from kernels.intmap import insert
+from kernels.pairs import empty_more, empty_pair, exists, nameless_last
+from kernels.retention import find_bucket
 from kernels.rows import BUCKET_MS, NO_MORE, NONE
-from kernels.watching import (
-    Table,
-    Tables,
-    empty_more,
-    empty_pair,
-    exists,
-    find_bucket,
-    listed_pair,
-    listed_stream,
-    nameless_last,
-    stream_key,
-)
+from kernels.tables import Table, Tables
+from kernels.watching import listed_pair, listed_stream, stream_key
 
 Rows = NDArray[Any]
 Int32s = NDArray[np.int32]

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from kernels.compiler import allocating_helper, kernel
 from kernels.lists import release
 from kernels.rows import BUCKET_MS, NONE
-from kernels.watching import Table, Tables, allocate
+from kernels.tables import Table, Tables, allocate
 
 Int64s = NDArray[np.int64]
 

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from kernels import intmap, pair_index
 from kernels.ahead import fetch
-from kernels.compiler import helper, kernel, lean_kernel
+from kernels.compiler import helper, lean_kernel
 from kernels.hashing import mix
-from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, HOUR_MS, NO_MORE, NONE, PARTS
+from kernels.pairs import begin, exists, give_more, nameless_last, pair_row
+from kernels.retention import first_bucket_slot, lengthen
+from kernels.rows import COMPLETE_TAIL_MS, HOUR_MS, NO_MORE, NONE, PARTS
+from kernels.tables import STREAMS, Rows, Table, Tables, allocate
 
-Rows = NDArray[Any]
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -37,36 +39,6 @@ class Settings(NamedTuple):
     by_position: bool
 
 
-class Table(NamedTuple):
-    """The rows of a table, with room for what is to come, and its size."""
-
-    rows: Rows
-    size: Int64s
-
-
-class Indexed(NamedTuple):
-    """A table whose rows are found by a key."""
-
-    rows: Rows
-    size: Int64s
-    slots: Rows
-
-
-class Tables(NamedTuple):
-    """All that a state is made of."""
-
-    pairs: Indexed
-    more: Table
-    streams: Indexed
-    runs: Table
-    pair_hours: Table
-    users: Rows
-    movies: Rows
-    buckets: Indexed
-    #: How many users, pairs and streams exist.
-    totals: Int64s
-
-
 class Batch(NamedTuple):
     """Events as columns. `ts_ms` and `duration_ms` are empty where no event has any."""
 
@@ -83,9 +55,6 @@ class Batch(NamedTuple):
     users: Int32s
     movies: Int32s
     session_hashes: Int64s
-
-
-USERS, PAIRS, STREAMS = 0, 1, 2
 
 
 class Effects(NamedTuple):
@@ -138,7 +107,7 @@ def count(
             more = tables.more.rows[pair.more]
             runs_before = more.runs
             if not exists(pair, more):
-                _begin(tables.totals, user, movie)
+                begin(tables.totals, user, movie)
             _complete(settings, more, user, movie, duration, at, t)
             stream = NONE if session == 0 else _stream_row(tables, row, more, session)
             was_listed = _last_t(tables.streams.rows, pair, more, stream) >= listed_t
@@ -180,11 +149,6 @@ def _happened(batch: Batch, i: int) -> int:
     if len(batch.ts_ms) and batch.ts_ms[i] != NONE:
         return min(batch.ts_ms[i], batch.received_ms[i])
     return batch.received_ms[i]
-
-
-@helper
-def exists(pair: Any, more: Any) -> bool:
-    return pair.events > 0 or more.changes > 0
 
 
 @helper
@@ -264,12 +228,12 @@ def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s
         user, movie = _names_of(batch, i)
         fetch(tables.users, user)
         fetch(slots, pair_index.first_place(slots, pair_index.hash_of(slots, user, movie)))
-        fetch(tables.buckets.slots, _first_bucket_slot(tables, movie, batch.at_ms[i]))
+        fetch(tables.buckets.slots, first_bucket_slot(tables, movie, batch.at_ms[i]))
     for i in range(first, end):
         user, movie = _names_of(batch, i)
         row = pair_index.guess(slots, pair_index.hash_of(slots, user, movie))
         fetch(tables.pairs.rows, max(row, 0))
-        slot = tables.buckets.slots[_first_bucket_slot(tables, movie, batch.at_ms[i])]
+        slot = tables.buckets.slots[first_bucket_slot(tables, movie, batch.at_ms[i])]
         fetch(tables.buckets.rows, max(slot.row - 1, 0))
     for i in range(first, end):
         if not batch.duplicate[i]:
@@ -284,79 +248,9 @@ def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s
 
 
 @helper
-def _first_bucket_slot(tables: Tables, movie: int, at: int) -> int:
-    return intmap.first_slot(tables.buckets.slots, movie << 32 | at // BUCKET_MS)
-
-
-@helper
 def _names_of(batch: Batch, i: int) -> tuple[int, int]:
     """The user and the movie of an event."""
     return np.int64(batch.users[batch.user[i]]), np.int64(batch.movies[batch.movie[i]])
-
-
-@helper
-def pair_row(tables: Tables, user: int, movie: int) -> int:
-    """The row of a pair; one that is new stands first in its user's list."""
-    slots, rows, size = tables.pairs.slots, tables.pairs.rows, tables.pairs.size
-    row = pair_index.find_or_reserve(slots, rows, user, movie, size[0])
-    if row != NONE:
-        return row
-    row = size[0]
-    size[0] = row + 1
-    pair, owner = rows[row], tables.users[user]
-    pair.user, pair.movie, pair.next = user, movie, owner.first_pair
-    pair.more = NO_MORE
-    empty_pair(pair)
-    owner.first_pair = row
-    return row
-
-
-@kernel
-def begin_pair(tables: Tables, user: int, movie: int) -> int:
-    """The row of a pair that does not exist yet, and does from now on; there is room."""
-    row = pair_row(tables, np.int64(user), np.int64(movie))
-    _begin(tables.totals, tables.users[user], tables.movies[movie])
-    return row
-
-
-@helper
-def _begin(totals: Int64s, user: Any, movie: Any) -> None:
-    totals[PAIRS] += 1
-    totals[USERS] += user.pairs == 0
-    user.pairs += 1
-    movie.pairs += 1
-
-
-@helper
-def empty_pair(pair: Any) -> None:
-    """Makes all of it as it is before the first change, but for what it refers to."""
-    pair.watch_ms = pair.latest_ms = pair.run_start = 0
-    pair.latest_t = pair.latest_order = NONE
-    pair.first_t = np.iinfo(np.int64).max
-    pair.hour = pair.hours = NONE
-    pair.events = 0
-
-
-@helper
-def empty_more(more: Any) -> None:
-    """As `empty_pair`."""
-    more.furthest_ms = more.duration_ms = more.last_at = 0
-    more.completed_t = more.last_t = more.runs = NONE
-    more.views = more.changes = 0
-    more.begun_again = more.hidden = False
-
-
-@helper
-def give_more(table: Table, pair: Any) -> None:
-    """A row of its own for a pair without, which says what was evident; there is room."""
-    pair.more = table.size[0]
-    table.size[0] += 1
-    more = table.rows[pair.more]
-    empty_more(more)
-    more.streams = NONE
-    more.furthest_ms = more.last_at = pair.latest_ms
-    more.last_t = pair.latest_t
-    more.views = pair.events > 0
 
 
 @helper
@@ -423,7 +317,7 @@ def _follow(
     elif not settings.by_position:
         run_start = at  # positions mean nothing, so runs cover nothing
     elif _goes_on(settings, last_t, last_at, at, t):  # 4
-        _lengthen(tables, row, run_start, last_at, at)
+        lengthen(tables, row, run_start, last_at, at)
         credit = at - last_at
     else:  # 3
         if last_at > run_start:
@@ -440,31 +334,11 @@ def _follow(
 
 
 @helper
-def nameless_last(pair: Any, more: Any) -> tuple[int, int]:
-    """Where the stream without a session is: last t, NONE without events, and last at."""
-    if pair.more == NO_MORE:
-        return pair.latest_t, pair.latest_ms
-    return more.last_t, more.last_at
-
-
-@helper
 def _last_t(streams: Rows, pair: Any, more: Any, stream: int) -> int:
     """Of a stream of a pair, NONE being the one without a session."""
     if stream == NONE:
         return nameless_last(pair, more)[0]
     return streams[stream].last_t
-
-
-@helper
-def allocate(table: Table) -> int:
-    """A row to use: one that was given back, or the next."""
-    row = table.size[1]
-    if row != NONE:
-        table.size[1] = table.rows[row].next
-        return row
-    row = table.size[0]
-    table.size[0] = row + 1
-    return row
 
 
 @helper
@@ -500,88 +374,3 @@ def _add_hour(hours: Table, pair: Any, hour: int, credit: int) -> None:
     added = hours.rows[row]
     added.watch_ms, added.hour, added.next = credit, hour, pair.hours
     pair.hours = row
-
-
-@helper
-def _lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -> None:
-    """Has retention count the buckets that an open run comes to, before it is any longer."""
-    if end <= end_before:
-        return
-    # A run that covers something has been counted up to where it is.
-    bucket = start // BUCKET_MS
-    if end_before > start:
-        bucket = (end_before - 1) // BUCKET_MS + 1
-    stop = (end - 1) // BUCKET_MS + 1
-    while bucket < stop:
-        counted = bucket_row(tables, tables.pairs.rows[row].movie, bucket)
-        tables.buckets.rows[counted].plays += 1
-        tables.buckets.rows[counted].viewers += not _has_been(tables, row, bucket)
-        _widen(tables, row, bucket)
-        bucket += 1
-
-
-@helper
-def bucket_row(tables: Tables, movie: int, bucket: int) -> int:
-    buckets = tables.buckets
-    row = intmap.find_or_reserve(buckets.slots, np.int64(movie) << 32 | bucket, buckets.size)
-    if row != NONE:
-        return row
-    row = buckets.size[0]
-    buckets.size[0] = row + 1
-    added = buckets.rows[row]
-    added.movie, added.bucket, added.viewers, added.plays = movie, bucket, 0, 0
-    tables.movies[movie].buckets = max(tables.movies[movie].buckets, bucket + 1)
-    return row
-
-
-@helper
-def find_bucket(tables: Tables, movie: int, bucket: int) -> int:
-    """The row of a bucket that is there."""
-    return intmap.find(tables.buckets.slots, np.int64(movie) << 32 | bucket)
-
-
-@helper
-def _has_been(tables: Tables, row: int, bucket: int) -> bool:
-    """Whether any run of a pair covers some of a bucket."""
-    start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
-    pair = tables.pairs.rows[row]
-    more = tables.more.rows[pair.more]
-    if _covers(pair.run_start, nameless_last(pair, more)[1], start, end):
-        return True
-    at = more.streams
-    if at != NONE:
-        newest = tables.streams.rows[at]
-        if newest.been_from <= bucket < newest.been_to:
-            return True
-    while at != NONE:
-        stream = tables.streams.rows[at]
-        if _covers(stream.run_start, stream.last_at, start, end):
-            return True
-        at = stream.next
-    at = more.runs
-    while at != NONE:
-        run = tables.runs.rows[at]
-        if _covers(run.start, run.end, start, end):
-            return True
-        at = run.next
-    return False
-
-
-@helper
-def _widen(tables: Tables, row: int, bucket: int) -> None:
-    """Notes where a pair with sessions has been: looking through many of them takes long."""
-    at = tables.more.rows[tables.pairs.rows[row].more].streams
-    if at == NONE:
-        return
-    newest = tables.streams.rows[at]
-    if newest.been_to == 0:
-        newest.been_from, newest.been_to = bucket, bucket + 1
-    elif bucket == newest.been_to:
-        newest.been_to = bucket + 1
-    elif bucket == newest.been_from - 1:
-        newest.been_from = bucket
-
-
-@helper
-def _covers(run_start: int, run_end: int, start: int, end: int) -> bool:
-    return run_start < end and run_end > start and run_end > run_start

@@ -31,7 +31,8 @@ from aggregator.messages import (
 )
 from aggregator.router import Router
 from aggregator.rules import Rules
-from aggregator.shard import Shard, ShardSettings
+from aggregator.shard import Shard
+from aggregator.shard_settings import ShardSettings
 from aggregator.state import State
 from persistence import manifest
 from persistence.directory import read_manifest

@@ -1,0 +1,99 @@
+"""The buckets of a movie: how many have been there, and how often."""
+
+import numpy as np
+
+from kernels import intmap
+from kernels.compiler import helper
+from kernels.pairs import nameless_last
+from kernels.rows import BUCKET_MS, NONE
+from kernels.tables import Tables
+
+
+@helper
+def lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -> None:
+    """Has retention count the buckets that an open run comes to, before it is any longer."""
+    if end <= end_before:
+        return
+    # A run that covers something has been counted up to where it is.
+    bucket = start // BUCKET_MS
+    if end_before > start:
+        bucket = (end_before - 1) // BUCKET_MS + 1
+    stop = (end - 1) // BUCKET_MS + 1
+    while bucket < stop:
+        counted = _bucket_row(tables, tables.pairs.rows[row].movie, bucket)
+        tables.buckets.rows[counted].plays += 1
+        tables.buckets.rows[counted].viewers += not _has_been(tables, row, bucket)
+        _widen(tables, row, bucket)
+        bucket += 1
+
+
+@helper
+def _bucket_row(tables: Tables, movie: int, bucket: int) -> int:
+    buckets = tables.buckets
+    row = intmap.find_or_reserve(buckets.slots, np.int64(movie) << 32 | bucket, buckets.size)
+    if row != NONE:
+        return row
+    row = buckets.size[0]
+    buckets.size[0] = row + 1
+    added = buckets.rows[row]
+    added.movie, added.bucket, added.viewers, added.plays = movie, bucket, 0, 0
+    tables.movies[movie].buckets = max(tables.movies[movie].buckets, bucket + 1)
+    return row
+
+
+@helper
+def find_bucket(tables: Tables, movie: int, bucket: int) -> int:
+    """The row of a bucket that is there."""
+    return intmap.find(tables.buckets.slots, np.int64(movie) << 32 | bucket)
+
+
+@helper
+def first_bucket_slot(tables: Tables, movie: int, at: int) -> int:
+    return intmap.first_slot(tables.buckets.slots, movie << 32 | at // BUCKET_MS)
+
+
+@helper
+def _has_been(tables: Tables, row: int, bucket: int) -> bool:
+    """Whether any run of a pair covers some of a bucket."""
+    start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
+    pair = tables.pairs.rows[row]
+    more = tables.more.rows[pair.more]
+    if _covers(pair.run_start, nameless_last(pair, more)[1], start, end):
+        return True
+    at = more.streams
+    if at != NONE:
+        newest = tables.streams.rows[at]
+        if newest.been_from <= bucket < newest.been_to:
+            return True
+    while at != NONE:
+        stream = tables.streams.rows[at]
+        if _covers(stream.run_start, stream.last_at, start, end):
+            return True
+        at = stream.next
+    at = more.runs
+    while at != NONE:
+        run = tables.runs.rows[at]
+        if _covers(run.start, run.end, start, end):
+            return True
+        at = run.next
+    return False
+
+
+@helper
+def _widen(tables: Tables, row: int, bucket: int) -> None:
+    """Notes where a pair with sessions has been: looking through many of them takes long."""
+    at = tables.more.rows[tables.pairs.rows[row].more].streams
+    if at == NONE:
+        return
+    newest = tables.streams.rows[at]
+    if newest.been_to == 0:
+        newest.been_from, newest.been_to = bucket, bucket + 1
+    elif bucket == newest.been_to:
+        newest.been_to = bucket + 1
+    elif bucket == newest.been_from - 1:
+        newest.been_from = bucket
+
+
+@helper
+def _covers(run_start: int, run_end: int, start: int, end: int) -> bool:
+    return run_start < end and run_end > start and run_end > run_start

@@ -18,13 +18,14 @@ _ALWAYS = {
     # have the next large request touch each page anew, which takes longer than to parse it.
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
-    "ARROW_DEFAULT_MEMORY_POOL": "system",  # so the same is true of Arrow, and of checkpoints
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # has Arrow take its memory from there, too
     "OPENBLAS_NUM_THREADS": "1",  # numpy would have a thread a core in each process, for nothing
 }
 _EMBEDDED = {
     "RAY_AUTH_MODE": "token",
     # Names another purpose, but is what keeps all of Ray on the loopback interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # no agent is there to make environments for actors
     "RAY_worker_niceness": "0",  # Ray's 15 lets HTTP starve the shards
     "RAY_task_events_report_interval_ms": "0",  # no record of each call
     "RAY_memory_monitor_refresh_ms": "0",  # a shard killed for its memory comes back as large

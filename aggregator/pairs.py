@@ -86,7 +86,7 @@ class Pairs(Table):
         return self["more"][rows].astype(np.int64)
 
     def _give_more(self, rows: Int64s) -> Int64s:
-        """As `kernels.watching.give_more`, to distinct pairs without."""
+        """As `kernels.pairs.give_more`, to distinct pairs without."""
         evident = {name: self.of(name, rows) for name in _EVIDENT}
         self["more"][rows] = self.more.add(len(rows), views=self["events"][rows] > 0, **evident)
         return self["more"][rows]

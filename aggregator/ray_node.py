@@ -15,14 +15,15 @@ _AGENTS = (
     ray_constants.PROCESS_TYPE_DASHBOARD_AGENT,
     ray_constants.PROCESS_TYPE_RUNTIME_ENV_AGENT,
 )
-#: What they would write to files: where they listen. As Ray's own minimal agent, -1: nowhere.
+#: What they would write to files: where they listen. -1, as Ray's own minimal agent says of the
+#: first three, is nowhere.
 _AGENT_PORTS = (
     _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
     _raylet.METRICS_AGENT_PORT_NAME,
     _raylet.METRICS_EXPORT_PORT_NAME,
     _raylet.RUNTIME_ENV_AGENT_PORT_NAME,
 )
-#: Runs as long as Ray does, which holds the other end of its standard input.
+#: Runs as long as the raylet does, which holds the other end of its standard input.
 _IDLE = ["sh", "-c", "exec cat"]
 
 _command_of = services._build_python_executable_command_memory_profileable

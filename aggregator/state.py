@@ -81,7 +81,7 @@ class State:
         self.hours = Hours(hours_kept_days)
         self.runs = Runs(lambda: self.tables)
         self.recent = RecentHashes()
-        #: How many users, pairs and streams exist, as in `kernels.watching`.
+        #: How many users, pairs and streams exist, as in `kernels.tables`.
         self.totals = np.zeros(4, np.int64)
         #: Numbers changes in order of arrival; only its order means anything.
         self.order = 0

@@ -256,7 +256,7 @@ def _read(file: StoredFile) -> pa.Table:
 
 
 def _release_memory() -> None:
-    """Gives back what Arrow keeps for next time: that is long from now, and much."""
+    """Gives back what is kept for next time: that is long from now, and much."""
     pa.default_memory_pool().release_unused()
 
 

@@ -1,6 +1,7 @@
 """`playhead check`, `sql` and others, in this process: most of what they take is their start.
 
 Each is also tried as people run it, in a process of its own: where it refuses or is ended.
+What `api.cli.main` adds is not here: it words which settings are wrong.
 """
 
 import contextlib

@@ -44,7 +44,7 @@ Name = tuple[str, str, str]
 
 KEPT_DAYS = 2
 SEGMENT_BYTES = 2_000
-#: Facts that are exported at a time: two or three pages of who has most, as each reads all files.
+#: Facts that are exported at a time: so few pages of anyone, as each reads all files.
 PAGE = 40
 #: A producer of events, and one of commands.
 EVENTS, COMMANDS = 1, 2

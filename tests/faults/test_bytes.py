@@ -411,7 +411,7 @@ def sample(made: Made, pattern: str, each: int, seed: int) -> list[Harm]:
 
 
 def numbered(way: str, of_files: list[tuple[str, Sequence[Any]]], number: int) -> Harm:
-    """One of all the files have, from 0 on."""
+    """The harm with this number, counted through the choices of all files."""
     for file, choices in of_files:
         if number < len(choices):
             chosen = choices[number]

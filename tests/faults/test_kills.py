@@ -395,11 +395,13 @@ def test_the_same_batch_a_hundred_times_counts_once(halved: Service) -> None:
     batches = [keyed, Repeated(with_ids, {})]
     hanging = shard_process(halved, 1)
     hanging.suspend()
-    for batch in batches:
-        partly = halved.playhead.post("/", json=batch.events, headers=batch.headers)
-        assert partly.status_code == 503
-        assert "shard 1 not available" in partly.json()["detail"]
-    hanging.resume()
+    try:
+        for batch in batches:
+            partly = halved.playhead.post("/", json=batch.events, headers=batch.headers)
+            assert partly.status_code == 503
+            assert "shard 1 not available" in partly.json()["detail"]
+    finally:
+        hanging.resume()
 
     interferences: list[Fault] = [
         lambda _: hanging.kill(),

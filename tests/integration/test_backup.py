@@ -22,7 +22,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_path: Path) -> None:
-    playhead.start("--shards", "2", "--snapshot-log-bytes", "16384")
+    playhead.start("--shards", "2", "--snapshot-log-bytes", "8192")
     counted = {"before": 0, "all": 0}
     stop = threading.Event()
 
@@ -33,7 +33,7 @@ def test_a_backup_made_while_events_come_in_is_whole(playhead: Playhead, tmp_pat
             events = [{"user": user, "slug": "m", "at": at} for user in users]
             assert playhead.post("/", json=events).json()["accepted"] == 20
             counted["all"] += 20
-            time.sleep(0.05)  # or the server would leave the copy no time
+            time.sleep(0.02)  # or the server would leave the copy no time
 
     sender = threading.Thread(target=keep_sending)
     sender.start()

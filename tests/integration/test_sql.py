@@ -1,4 +1,4 @@
-"""`playhead sql` as people run it: beside a server and without one."""
+"""`playhead sql`, beside a server and without one."""
 
 import csv
 import io

@@ -317,7 +317,7 @@ class State:
         lists.link(pairs.rows, len(pairs), owners, self.users["first_pair"])
         self._load_streams(tables["streams"])
         self.runs.load_arrow(tables, pairs)
-        counted = self.runs.buckets
+        counted = self.runs.buckets  # which say how far retention goes
         np.maximum.at(self.movies["buckets"], counted["movie"], counted["bucket"] + 1)
         self._load_pair_hours(tables["pair_hours"])
         self.hours.load_arrow(tables["hours"], extra["fold_before"])

@@ -63,6 +63,10 @@ class Playhead:
         self.url = found[1]
         return self
 
+    def running_again(self) -> "Playhead":
+        """As it runs, or started once more after a test that ended it."""
+        return self if self.is_running else self.start()
+
     @property
     def log(self) -> str:
         return self.log_path.read_text()

@@ -416,9 +416,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
 @pytest.fixture
 def hasty(lasting: Playhead) -> Playhead:
     """One that soon stores events and makes erases final; a test may end it."""
-    if not lasting.is_running:
-        lasting.start()
-    return lasting
+    return lasting.running_again()
 
 
 def lines_of(answer: requests.Response) -> Iterator[dict[str, Any]]:

@@ -169,9 +169,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
 @pytest.fixture
 def running(used: Playhead) -> Playhead:
     """With its data as it made it, which a test may harm if it puts that right."""
-    if not used.is_running:
-        used.start()
-    return used
+    return used.running_again()
 
 
 @pytest.fixture

@@ -32,9 +32,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playhead]:
 @pytest.fixture
 def mortal(lasting: Playhead) -> Playhead:
     """One that a test may end in any way: the next one starts it. Use movies of your own."""
-    if not lasting.is_running:
-        lasting.start()
-    return lasting
+    return lasting.running_again()
 
 
 def post(playhead: Playhead, user: str, start: int, stop: int, slug: str = "m") -> None:

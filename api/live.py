@@ -161,7 +161,7 @@ async def stop(app: Sanic[Any, Any]) -> None:
     app.ctx.live.close()
 
 
-@blueprint.get("/v1/live")
+@blueprint.get("/v1/live", ctx_streams=True)
 @doc.operation(
     "What is going on",
     """Server-sent events: a frame at once and then one a second, until the client goes. While

@@ -219,7 +219,7 @@ async def hide(request: Request, user: str, slug: str) -> HTTPResponse:
     return await _change(request, Hide(*pair_of(user, slug)))
 
 
-@blueprint.get("/<user:str>/export")
+@blueprint.get("/<user:str>/export", ctx_streams=True)
 @doc.operation(
     "Everything held about a user",
     """One JSON object a line, each with a `type`: `user`, then a `progress` a movie, then what was

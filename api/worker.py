@@ -24,8 +24,8 @@ from aggregator.router import Router
 from api.app import create_app
 from api.logs import configure
 from api.orders import BACKLOG, READY, Orders
-from api.protocol import BoundedProtocol
 from api.settings import Settings
+from api.swift import SwiftProtocol
 from api.warm_up import warm_up
 
 #: What a worker ends with whose server has gone.
@@ -77,7 +77,7 @@ def main() -> None:
         single_process=True,
         motd=False,
         backlog=BACKLOG,
-        protocol=BoundedProtocol,
+        protocol=SwiftProtocol,
     )
 
 

@@ -1,0 +1,235 @@
+"""Requests that are taken past Sanic's streams get what Sanic would have answered."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sanic import HTTPResponse, Request, Sanic
+from sanic.exceptions import SanicException
+from sanic.response import BaseHTTPResponse, empty, raw
+
+from api.problems import ProblemHandler, not_found
+from api.swift import SwiftProtocol
+from tests.serving import PIECE_S, Address, cut, new_app, send, served
+
+#: Without a word for so long, nothing more comes.
+SILENCE_S = 0.3
+LAST = b"GET /last HTTP/1.1\r\nHost: x\r\n\r\n"
+THE_END, CLOSED = b"the end", b"(closed)"
+#: Sanic says it of any answer, unless it has rewritten itself for an application.
+ALT_SVC = b"alt-svc: \r\n"
+
+Exchange = Callable[[list[bytes]], bytes]
+
+
+def make_app() -> Sanic[Any, Any]:
+    app = new_app(REQUEST_MAX_SIZE=3_000, REQUEST_TIMEOUT=10.0)
+    app.error_handler = ProblemHandler()
+
+    @app.route("/echo/<name:str>", methods=["GET", "POST", "PUT", "DELETE"])
+    async def echo(request: Request, name: str) -> HTTPResponse:
+        said = {
+            "method": request.method,
+            "url": request.url,
+            "name": name,
+            "arguments": request.args,
+            "headers": list(request.headers.items()),
+            "cookies": dict(request.cookies),
+            "ip": request.ip,
+            "body": request.body.decode("latin-1"),
+        }
+        return raw(json.dumps(said).encode(), 201, {"ETag": '"7"'}, "application/json")
+
+    @app.post("/late")
+    async def late(_: Request) -> HTTPResponse:
+        await asyncio.sleep(3 * PIECE_S)
+        return empty()
+
+    @app.get("/missing")
+    async def missing(_: Request) -> HTTPResponse:
+        raise not_found("There is nothing")
+
+    @app.get("/refused")
+    async def refused(_: Request) -> HTTPResponse:
+        raise SanicException("No", 418, headers={"X-Why": "because"})
+
+    @app.get("/broken")
+    async def broken(_: Request) -> HTTPResponse:
+        raise ValueError
+
+    @app.get("/last")
+    async def last(_: Request) -> HTTPResponse:
+        return raw(THE_END)
+
+    async def stop_some(request: Request) -> HTTPResponse | None:
+        return raw("stopped", 403) if "x-stop" in request.headers else None
+
+    async def mark(request: Request, response: BaseHTTPResponse) -> None:
+        response.headers["X-Marked"] = request.method
+
+    app.register_middleware(stop_some, "request")
+    app.register_middleware(mark, "response")
+    return app
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Exchange]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        serving = served(make_app())
+        address: Address = runner.run(serving.__aenter__())
+        try:
+            yield lambda pieces: runner.run(answers(address, pieces))
+        finally:
+            runner.run(serving.__aexit__(None, None, None))
+
+
+class Client(asyncio.Protocol):
+    """Keeps what comes, also where the connection is reset behind it."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.has_news = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.has_news.set()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.received += CLOSED
+        self.has_news.set()
+
+
+async def answers(address: Address, pieces: list[bytes]) -> bytes:
+    """All that comes of a request, and of another one behind it."""
+    transport, client = await asyncio.get_running_loop().create_connection(Client, *address)
+
+    def write(piece: bytes) -> None:
+        if not transport.is_closing():
+            transport.write(piece)
+
+    await send(write, [*pieces, LAST])
+    with contextlib.suppress(TimeoutError):
+        while not client.received.endswith((THE_END, CLOSED)):
+            client.has_news.clear()
+            await asyncio.wait_for(client.has_news.wait(), SILENCE_S)
+    transport.close()
+    return client.received
+
+
+HEADERS = st.sampled_from(
+    [
+        b"Host: player.example",
+        b"Accept: */*",
+        b"accept:  */*",
+        b"Content-Type: application/json",
+        b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) Player/1.0",
+        b"Cookie: a=b; c=d",
+        b"Connection: keep-alive",
+        b"Connection: Keep-Alive",
+        b"Connection: close",
+        b"Connection: keep-alive, Upgrade",
+        b"Upgrade: websocket",
+        b"Transfer-Encoding: chunked",
+        b"Transfer-Encoding : chunked",
+        b"Expect: 100-continue",
+        b"Expect: 200-ok",
+        b"Content-Length: 2",
+        b"content-length: +2",
+        b"Content-Length: 02",
+        b"Content-Length: 2, 2",
+        b"Content-Length : 2",
+        b"Content-Length:\t2",
+        b"X-Name: J\xc3\xbcrgen",
+        b"X-Tab: a\tb",
+        b"X-Trailing: space ",
+        b"X_Under: score",
+        b"X-Empty:",
+        b" folded: line",
+        b"no colon",
+        b": no name",
+        b"X-Feed: a\nContent-Length: 2",
+        b"X-Null: a\0b",
+        b"X-Stop: yes",
+        b"Idempotency-Key: abc",
+    ]
+)
+FIRST_LINES = st.sampled_from(
+    [
+        *[b"%s /echo/n HTTP/1.1" % method for method in (b"GET", b"POST", b"PUT", b"DELETE")],
+        b"POST /echo/a%20b%C3%BC?x=1&x=2&y= HTTP/1.1",
+        b"GET /echo/n/ HTTP/1.1",
+        b"GET //echo/n HTTP/1.1",
+        b"GET /echo/n?#a HTTP/1.1",
+        b"GET /echo/\xc3\xbc HTTP/1.1",
+        b"GET http://x/echo/n HTTP/1.1",
+        b"GET echo/n HTTP/1.1",
+        b"GET * HTTP/1.1",
+        b"GET  /echo/n HTTP/1.1",
+        b"GET /echo/n HTTP/1.1 ",
+        b"GET /echo/n HTTP/1.0",
+        b"GET /echo/n HTTP/2",
+        b"GET /echo/n",
+        b"get /echo/n HTTP/1.1",
+        b"HEAD /echo/n HTTP/1.1",
+        b"OPTIONS /echo/n HTTP/1.1",
+        b"PATCH /echo/n HTTP/1.1",
+        b"POST /late HTTP/1.1",
+        b"GET /late HTTP/1.1",
+        b"GET /missing HTTP/1.1",
+        b"GET /refused HTTP/1.1",
+        b"GET /broken HTTP/1.1",
+        b"GET /nowhere HTTP/1.1",
+        b"",
+    ]
+)
+BODIES = st.sampled_from([b"", b"ab", b"\r\n", b"2\r\nab\r\n0\r\n\r\n", b"x" * 2_999, b"x" * 3_001])
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    body = draw(BODIES)
+    lines = [draw(FIRST_LINES), *draw(st.lists(HEADERS, max_size=4))]
+    if body and draw(st.integers(0, 9)):
+        lines.insert(1, b"Content-Length: %d" % (len(body) + draw(st.sampled_from([0] * 8 + [-1]))))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def test_which_requests_are_taken(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the comparison below would compare Sanic with itself."""
+    taken: list[bytes] = []
+
+    def note(self: SwiftProtocol, request: Request) -> bool:
+        taken.append(request.raw_url)
+        return begin(self, request)
+
+    begin = SwiftProtocol._begin
+    monkeypatch.setattr(SwiftProtocol, "_begin", note)
+    head = b"POST /echo/n HTTP/1.1\r\nHost: x\r\nContent-Length: 68\r\n\r\n"
+    for pieces, swiftly in [(1, True), (2, True), (3, False), (4, False)]:
+        taken.clear()
+        assert exchange(cut(head + bytes(68), pieces)).endswith(THE_END)
+        assert taken == [b"/echo/n"] * swiftly + [b"/last"]
+
+
+def test_what_is_left_of_a_request_is_no_other_one(exchange: Exchange) -> None:
+    """Of one that was refused before all of it had come: its trailer here looks like a request."""
+    refused = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = exchange([refused + b"0\r\n", b"GET /echo/n HTTP/1.1\r\nHost: x\r\n\r\n"])
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert answer.endswith(CLOSED)
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@example(b"POST /late HTTP/1.1\r\nContent-Length: 2\r\n\r\nab")
+@example(b"GET /echo/n HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+@given(request=requests())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_taken_is_answered_as_by_sanic(exchange: Exchange, request: bytes) -> None:
+    by_sanic = exchange(cut(request, 4)).replace(ALT_SVC, b"")
+    assert exchange([request]).replace(ALT_SVC, b"") == by_sanic

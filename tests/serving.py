@@ -1,0 +1,56 @@
+"""Applications served by this process, as workers serve theirs, and requests in pieces."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+from sanic import Sanic
+
+from api.swift import SwiftProtocol
+
+#: Amply for a piece to be read before the next is sent.
+PIECE_S = 0.01
+
+Address = tuple[str, int]
+
+
+def new_app(**config: Any) -> Sanic[Any, Any]:
+    app: Sanic[Any, Any] = Sanic(f"test-{uuid4()}", configure_logging=False)
+    # Sanic rewrites its classes for the first application that starts, unless told not to.
+    app.config.update(TOUCHUP=False, ACCESS_LOG=False, AUTO_EXTEND=False, **config)
+    app.ctx.settings = SimpleNamespace(connections_max=100)
+    return app
+
+
+@asynccontextmanager
+async def served(app: Sanic[Any, Any]) -> AsyncIterator[Address]:
+    """Where it listens meanwhile."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+        listening.setblocking(False)
+        app.ctx.listening = listening
+        server: Any = await app.create_server(
+            sock=listening, protocol=SwiftProtocol, return_asyncio_server=True
+        )
+        await server.startup()
+        await server.start_serving()
+        try:
+            yield listening.getsockname()
+        finally:
+            await server.close()
+
+
+async def send(write: Callable[[bytes], None], pieces: Sequence[bytes]) -> None:
+    """Writes each piece of a request after a pause."""
+    for piece in pieces:
+        write(piece)
+        await asyncio.sleep(PIECE_S)
+
+
+def cut(request: bytes, pieces: int) -> list[bytes]:
+    """The request in so many pieces of one size."""
+    size = -(-len(request) // pieces)
+    return [request[start : start + size] for start in range(0, len(request), size)]

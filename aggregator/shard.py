@@ -9,6 +9,7 @@ answered from the state in memory, by `answer`, in any thread, whatever the disk
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -64,6 +65,8 @@ from persistence.log import Log, Record
 
 #: What the process ends with when it may not go on writing (EX_IOERR).
 EXIT_CANNOT_WRITE = 74
+#: What was answered is counted, and SYNCED noted, so soon after, for many frames together.
+CHORES_DELAY_S = 0.01
 #: The process before may take this long to let go of the folder.
 LOCK_WAIT_S = 10.0
 #: An fdatasync that takes longer is worth a warning.
@@ -140,8 +143,9 @@ class Shard:
         self._quiet: asyncio.Future[None] | None = None
         #: Comes when the sockets have been read.
         self._next_turn: asyncio.Handle | None = None
-        #: The turn in which a checkpoint is due.
-        self._timer: asyncio.TimerHandle | None = None
+        #: When the chores are next looked at, by the loop's clock, and what they wait for.
+        self._chores_at_s = math.inf
+        self._chores: asyncio.Handle | None = None
         self._is_closing = False
         #: When the write that is under way began.
         self._writing_since_s: float | None = None
@@ -234,19 +238,36 @@ class Shard:
 
     def start(self) -> None:
         """Begins to make checkpoints when they are due; the first frame does so too."""
-        self._ask_for_turn()
+        self._ask_for_chores(0)
 
     def _ask_for_turn(self) -> None:
         if self._next_turn is None and not self._is_closing:
             self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Counts what was answered in the turn before, and commits what has come since.
+        """Commits what has come since the turn before.
 
-        Between two turns replies leave and sockets are read. When nothing is left to do
-        there is none until a frame comes, or a checkpoint is due.
+        Between two turns replies leave and sockets are read.
         """
         self._next_turn = None
+        try:
+            self._commit()
+        except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
+            self._give_up(error)
+        self._ask_for_chores(0 if self._tally.is_worth_counting else CHORES_DELAY_S)
+
+    def _ask_for_chores(self, in_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        at_s = loop.time() + in_s
+        if at_s >= self._chores_at_s or self._is_closing:
+            return
+        if self._chores is not None:
+            self._chores.cancel()
+        self._chores_at_s, self._chores = at_s, loop.call_later(in_s, self._do_chores)
+
+    def _do_chores(self) -> None:
+        """What an answer need not wait for, so that many frames share it."""
+        self._chores_at_s = math.inf
         try:
             self._log.note_synced()
             self._tally.count_soon()
@@ -254,23 +275,15 @@ class Shard:
                 moment = self._applied_sequence, self._received_ms
                 making = self._make_checkpoint(*moment, self._write_beside(moment[0]))
                 self._checkpointing = asyncio.create_task(making)
-            if self._pending:
-                self._commit()
-                self._ask_for_turn()
-        except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
+        except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
             self._give_up(error)
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        due_in_s = self._checkpoint_due_in_s() if self._next_turn is None else None
-        loop = asyncio.get_running_loop()
-        self._timer = None if due_in_s is None else loop.call_later(due_in_s, self._ask_for_turn)
+        due_in_s = self._checkpoint_due_in_s()
+        if due_in_s is not None:
+            self._ask_for_chores(due_in_s)
 
     def _end_turns(self) -> None:
         self._is_closing = True
-        for coming in (self._next_turn, self._timer):
+        for coming in (self._next_turn, self._chores):
             if coming is not None:
                 coming.cancel()
 
@@ -404,7 +417,7 @@ class Shard:
         self._schedule.end(snapshot_bytes)
         self._skipped = {s: i for s, i in self._skipped.items() if s > sequence}
         self._erasing = [each for each in self._erasing if each.sequence >= sequence]
-        self._ask_for_turn()
+        self._ask_for_chores(0)
 
     async def _write(self, frozen: Frozen) -> None:
         async with self._files.changing():
@@ -437,7 +450,7 @@ class Shard:
             exc_info=None if is_known else error,
         )  # fmt: skip
         self._schedule.postpone()
-        self._ask_for_turn()
+        self._ask_for_chores(0)
 
     # Queries and exports
 

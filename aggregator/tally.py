@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from aggregator.state import State
 from persistence.batch import Encoded
 
+#: Few events take nearly as long to count as so many.
+COUNTED_TOGETHER_MIN = 256
 #: So many events take longer to count than it takes to have another thread do it.
 COUNTED_BESIDE_MIN = 1_000
 #: What is not counted has grown to so many: it is counted before more is answered.
@@ -50,9 +52,13 @@ class Tally:
         self._uncounted.append((batch, received_ms, duplicate))
         return duplicates
 
+    @property
+    def is_worth_counting(self) -> bool:
+        return self._uncounted_events() >= COUNTED_TOGETHER_MIN
+
     def count_soon(self) -> None:
         """Here if it is little, else beside what comes next, which is to be made durable."""
-        events = sum(len(batch) for batch, _, _ in self._uncounted.copy())
+        events = self._uncounted_events()
         if COUNTED_BESIDE_MIN <= events <= COUNTED_BESIDE_MAX:
             self._counter.submit(self._count_all)
         elif events:
@@ -72,6 +78,9 @@ class Tally:
     def close(self) -> None:
         """Waits for the thread that counts."""
         self._counter.shutdown()
+
+    def _uncounted_events(self) -> int:
+        return sum(len(batch) for batch, _, _ in self._uncounted.copy())
 
     def _count_all(self) -> None:
         """What was added and is not counted."""

@@ -8,7 +8,7 @@ from aggregator.rules import WATCHING_NOW_MS, Rules
 from aggregator.state import State
 from kernels.compiler import loading
 from kernels.watching import MERGED_FROM
-from persistence.batch import Batch
+from persistence.batch import Batch, Encoded
 from persistence.strings import Strings
 
 _NOW_MS = 1_000_000_000_000
@@ -20,6 +20,9 @@ def warm_up() -> None:
     state = State(Rules())
     batch = _batch()
     state.apply(batch, _NOW_MS)
+    frame = Encoded.of(batch.encode())
+    frame.check()
+    Encoded.join([frame, frame])
     state.unlist(_NOW_MS + WATCHING_NOW_MS + 1)
     loaded = State(Rules())
     loaded.load_arrow(state.to_arrow(), state.extra())

@@ -26,6 +26,7 @@ from aggregator.checkpointer import Checkpointer, Order
 from aggregator.commands import Command
 from aggregator.export import export
 from aggregator.file_access import FileAccess
+from aggregator.linger import Linger
 from aggregator.messages import (
     COMMANDS,
     EVENTS,
@@ -67,6 +68,8 @@ from persistence.log import Log, Record
 EXIT_CANNOT_WRITE = 74
 #: What was answered is counted, and SYNCED noted, so soon after, for many frames together.
 CHORES_DELAY_S = 0.01
+#: After a lone event the loop stays awake so long; its sender has the next one by then.
+LINGER_S = 0.0004
 #: The process before may take this long to let go of the folder.
 LOCK_WAIT_S = 10.0
 #: An fdatasync that takes longer is worth a warning.
@@ -146,6 +149,7 @@ class Shard:
         #: When the chores are next looked at, by the loop's clock, and what they wait for.
         self._chores_at_s = math.inf
         self._chores: asyncio.Handle | None = None
+        self._linger = Linger(LINGER_S)
         self._is_closing = False
         #: When the write that is under way began.
         self._writing_since_s: float | None = None
@@ -250,10 +254,13 @@ class Shard:
         Between two turns replies leave and sockets are read.
         """
         self._next_turn = None
+        is_lone = len(self._pending) == len(self._pending[0].content) == 1
         try:
             self._commit()
         except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
             self._give_up(error)
+        if is_lone:
+            self._linger.begin()
         self._ask_for_chores(0 if self._tally.is_worth_counting else CHORES_DELAY_S)
 
     def _ask_for_chores(self, in_s: float) -> None:

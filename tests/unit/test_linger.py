@@ -1,0 +1,33 @@
+"""A loop that lingers."""
+
+import asyncio
+from typing import Any
+
+from aggregator.linger import Linger
+
+LINGER_S = 0.02
+
+
+def test_the_loop_sleeps_again_once_it_has_lingered() -> None:
+    waits_s: list[float | None] = []
+
+    async def linger() -> None:
+        loop: Any = asyncio.get_running_loop()
+        select = loop._selector.select
+
+        def noting_select(timeout: float | None) -> Any:
+            waits_s.append(timeout)
+            return select(timeout)
+
+        loop._selector.select = noting_select
+        lingering = Linger(LINGER_S)
+        lingering.begin()
+        await asyncio.sleep(LINGER_S / 2)
+        lingering.begin()
+        await asyncio.sleep(4 * LINGER_S)
+
+    asyncio.run(linger())
+    first_sleep = next(index for index, wait_s in enumerate(waits_s) if wait_s != 0)
+    assert first_sleep > 10
+    # It lingered once more from the second time on, not for the two together.
+    assert 2 * LINGER_S < (waits_s[first_sleep] or 0) < 3.6 * LINGER_S

@@ -1,16 +1,17 @@
-"""Small requests that came whole, handed to their handlers without Sanic's streams around them.
+"""Plain requests, handed to their handlers without Sanic's streams around them.
 
 Sanic reads a request piece by piece in a task of its connection, and writes the answer there,
-as large bodies, slow clients and answers without an end need it. A heartbeat needs none of
-that, and would spend most of its time there. It goes from the bytes that came straight to its
-handler, by Sanic's own router, middleware and error handler. Whatever is unusual in a request
-is left to Sanic, which also says what is wrong with it.
+so that handlers can do so too. Most have no use for that, and a heartbeat would spend most of
+its time there. Its bytes go straight to its handler, by Sanic's own router, middleware and
+error handler. Whatever is unusual in a request is left to Sanic, which also says what is wrong
+with it.
 """
 
 import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,8 +25,6 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 
 from api.protocol import BoundedProtocol
 
-#: With a larger body, what is saved is little.
-BODY_BYTES_MAX = 1 << 16
 #: Of so many different ones it is remembered what they say: a player sends the same each time.
 HEADERS_REMEMBERED = 1024
 HEADERS_BYTES_MAX = 2048
@@ -36,7 +35,7 @@ _FIRST_LINE = re.compile(rb"(GET|POST|PUT|DELETE) (/[!-~]*) HTTP/1\.1")
 _LINES = re.compile(rb"(?:\r\n[A-Za-z0-9-]+: [!-~]+(?: [!-~]+)*)*")
 #: With them a body does not end where its length says, or waits, or it is no request at all.
 _UNUSUAL = frozenset(["transfer-encoding", "expect", "upgrade"])
-_LENGTH = re.compile("[0-9]{1,5}")
+_LENGTH = re.compile("[0-9]{1,12}")
 
 Handler = Callable[..., Awaitable[HTTPResponse]]
 
@@ -46,6 +45,17 @@ class PlainHeaders(NamedTuple):
 
     headers: Header
     body_bytes: int
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A request of which the head has come, and not yet all of the body."""
+
+    first_line: bytes
+    headers: Header
+    body_start: int
+    end: int
+    received: bytearray
 
 
 class SwiftProtocol(BoundedProtocol):
@@ -66,8 +76,7 @@ class SwiftProtocol(BoundedProtocol):
         self._answering: asyncio.Task[None] | None = None
         #: What is being answered.
         self._asked: Request | None = None
-        #: A request without its body, which clients like to send in another piece.
-        self._begun = b""
+        self._begun: _Begun | None = None
         #: What came before the answer to the request before.
         self._held = b""
 
@@ -75,18 +84,16 @@ class SwiftProtocol(BoundedProtocol):
         if self._answering is not None:
             self._held += data
             self.transport.pause_reading()
-        elif self._begun:
-            whole = self._end_waiting() + data
-            if not self._take(whole, may_wait=False):
-                self._leave_to_sanic(whole)
-        elif self._is_idle() and self._take(data, may_wait=True):
+        elif self._begun is not None:
+            self._go_on(self._begun, data)
+        elif self._is_idle() and self._take(data):
             self._time = time.monotonic()
         else:
             super().data_received(data)
 
     def check_timeouts(self) -> None:
-        if self._begun:
-            self._leave_to_sanic(self._end_waiting())
+        if self._begun is not None:
+            self._leave_to_sanic(self._begun)
         super().check_timeouts()
         if self._answering is not None and self.http.exception is not None:
             self._answering.cancel()  # as Sanic does with its own task
@@ -105,8 +112,8 @@ class SwiftProtocol(BoundedProtocol):
             and self._can_write.is_set()
         )
 
-    def _take(self, data: bytes, may_wait: bool) -> bool:
-        """Begins to answer the request in `data`, or waits for its body; False if it is Sanic's."""
+    def _take(self, data: bytes) -> bool:
+        """Begins with the request in `data`; False if it is Sanic's."""
         head_end = data.find(_BLANK_LINE)
         line_end = data.find(b"\r\n")
         if not 0 < head_end - line_end <= HEADERS_BYTES_MAX:
@@ -114,54 +121,52 @@ class SwiftProtocol(BoundedProtocol):
         plain = read_headers(data[line_end:head_end])
         if plain is None or plain.body_bytes > self.request_max_size:
             return False
-        body_start = head_end + len(_BLANK_LINE)
-        missing = body_start + plain.body_bytes - len(data)
-        if missing:
-            return missing > 0 and may_wait and self._wait_for_body(data)
-        request = self._request(data[:line_end], plain.headers, data[body_start:])
-        return request is not None and self._begin(request)
+        first_line, body_start = data[:line_end], head_end + len(_BLANK_LINE)
+        end = body_start + plain.body_bytes
+        if len(data) < end:
+            self._begun = _Begun(first_line, plain.headers, body_start, end, bytearray(data))
+            self.http.stage = Stage.REQUEST
+            return True
+        return len(data) == end and self._begin(first_line, plain.headers, data[body_start:])
 
-    def _wait_for_body(self, begun: bytes) -> bool:
-        self._begun, self.http.stage = begun, Stage.REQUEST
-        return True
+    def _go_on(self, begun: _Begun, data: bytes) -> None:
+        begun.received += data
+        size = len(begun.received)
+        if size < begun.end:
+            return
+        body = bytes(memoryview(begun.received)[begun.body_start :])
+        if size > begun.end or not self._begin(begun.first_line, begun.headers, body):
+            self._leave_to_sanic(begun)
+        self._begun = None
 
-    def _end_waiting(self) -> bytes:
-        begun, self._begun, self.http.stage = self._begun, b"", Stage.IDLE
-        return begun
-
-    def _leave_to_sanic(self, begun: bytes) -> None:
+    def _leave_to_sanic(self, begun: _Begun) -> None:
+        self._begun, self.http.stage = None, Stage.IDLE
         since = self._time
-        HttpProtocol.data_received(self, begun)
+        HttpProtocol.data_received(self, bytes(begun.received))
         self._time = since
 
-    def _request(self, first_line: bytes, headers: Header, body: bytes) -> Request | None:
+    def _begin(self, first_line: bytes, headers: Header, body: bytes) -> bool:
+        """Has a request answered; False if it is Sanic's."""
         words = _FIRST_LINE.fullmatch(first_line)
         if words is None:
-            return None
+            return False
         method, url = words[1].decode(), words[2]
         try:
             request = self.request_class(url, headers, "1.1", method, self.transport, self.app)
+            found = self.app.router.get(request.path, method, headers.get("host"))
         except SanicException:
-            return None
+            return False
+        request.route, handler, request._match_info = found
+        if getattr(request.route.ctx, "streams", False):
+            return False
         request.body, request.conn_info = body, self.conn_info
-        return request
-
-    def _begin(self, request: Request) -> bool:
-        host = request.headers.get("host")
-        try:
-            route, handler, arguments = self.app.router.get(request.path, request.method, host)
-        except SanicException:
-            return False
-        if getattr(route.ctx, "streams", False):
-            return False
-        request.route, request._match_info = route, arguments
         self.http.stage = Stage.HANDLER
         self._asked = request
-        self._answering = self.loop.create_task(self._answer(request, route.extra, handler))
+        self._answering = self.loop.create_task(self._answer(request, handler))
         return True
 
-    async def _answer(self, request: Request, extra: Any, handler: Handler) -> None:
-        response = await self._response(request, extra, handler)
+    async def _answer(self, request: Request, handler: Handler) -> None:
+        response = await self._response(request, handler)
         self._answering = self._asked = None
         if self.http is None or self.transport.is_closing():
             return
@@ -174,8 +179,10 @@ class SwiftProtocol(BoundedProtocol):
             self.transport.resume_reading()
             self.data_received(held)
 
-    async def _response(self, request: Request, extra: Any, handler: Handler) -> HTTPResponse:
-        """As `Sanic.handle_request` finds it; `extra` has the middleware of the route."""
+    async def _response(self, request: Request, handler: Handler) -> HTTPResponse:
+        """As `Sanic.handle_request` finds it."""
+        assert request.route is not None
+        extra: Any = request.route.extra
         response: HTTPResponse | None = None
         try:
             for middleware in extra.request_middleware:
@@ -201,7 +208,6 @@ def read_headers(lines: bytes) -> PlainHeaders | None:
         or any(value.lower() != "keep-alive" for value in headers.getall("connection", []))
         or len(lengths) > 1
         or not _LENGTH.fullmatch(lengths[0])
-        or int(lengths[0]) > BODY_BYTES_MAX
     ):
         return None
     return PlainHeaders(headers, int(lengths[0]))

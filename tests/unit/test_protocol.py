@@ -25,6 +25,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.has_ended = asyncio.Event()
+        self.stop: Any = None
         self.waiting_bytes_max = 0
 
 
@@ -38,6 +39,11 @@ def make_app(sent: Sent) -> Sanic[Any, Any]:
     async def slow(_: Request) -> HTTPResponse:
         await asyncio.sleep(60)
         return text("done")
+
+    @app.post("/")
+    async def take(request: Request) -> HTTPResponse:
+        sent.stop = cast(BoundedProtocol, request.protocol).signal
+        return text(f"took {len(request.body)}")
 
     @app.get("/stream", ctx_streams=True)
     async def stream(request: Request) -> None:
@@ -89,7 +95,7 @@ async def ask(address: Address, path: str, pieces: int = 1) -> bytes:
 def test_only_a_stream_outlives_the_deadline() -> None:
     async def test(address: Address, _: Sent) -> None:
         streamed, *slow = await asyncio.gather(
-            ask(address, "/stream"), ask(address, "/slow"), ask(address, "/slow", pieces=3)
+            ask(address, "/stream"), ask(address, "/slow"), ask(address, "/slow", pieces=9)
         )
         assert streamed.count(b"part") == 3
         assert streamed.endswith(b"0\r\n\r\n")
@@ -97,6 +103,25 @@ def test_only_a_stream_outlives_the_deadline() -> None:
         for answer in slow:
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"connection: close" in answer
+
+    protocol_test(test)
+
+
+@pytest.mark.parametrize("first_bytes", [5, 55])
+def test_what_has_begun_when_the_server_stops_is_answered(first_bytes: int) -> None:
+    """And nothing after it, be it begun past Sanic or by it."""
+    whole = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + bytes(100)
+
+    async def test(address: Address, sent: Sent) -> None:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(whole)
+        await reader.readuntil(b"took 100")
+        await send(writer.write, [whole[:first_bytes], whole[first_bytes:60]])
+        sent.stop.stopped = True
+        await send(writer.write, [whole[60:], whole])
+        answers = await reader.read()
+        assert answers.count(b"took 100") == 1
+        writer.close()
 
     protocol_test(test)
 

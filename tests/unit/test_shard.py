@@ -5,6 +5,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,6 +29,7 @@ from aggregator.messages import (
 )
 from aggregator.shard import Shard
 from persistence import log
+from persistence.batch import Batch
 from persistence.errors import DamagedError
 from tests.comparison import facts_of_state
 from tests.shards import (
@@ -302,6 +304,7 @@ def test_what_was_answered_is_counted_for_whoever_asks(
 
     One that comes after an answer knows of what was answered.
     """
+    monkeypatch.setattr(tally, "COUNTED_TOGETHER_MIN", 50)
     monkeypatch.setattr(tally, "COUNTED_BESIDE_MIN", 100)
     monkeypatch.setattr(tally, "COUNTED_BESIDE_MAX", 300)
     acknowledged, ended = [0], threading.Event()
@@ -336,6 +339,38 @@ def test_what_was_answered_is_counted_for_whoever_asks(
         assert events_of(shard, "u") == acknowledged[0]
         await shard.close()
 
+    asyncio.run(run())
+
+
+def test_few_events_are_counted_together_soon_after_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tally, "COUNTED_TOGETHER_MIN", 6)
+    batches: list[int] = []
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        state = state_of(shard)
+        count = state.count
+
+        def noting_count(batch: Batch, *others: Any) -> None:
+            batches.append(len(batch))
+            count(batch, *others)
+
+        monkeypatch.setattr(state, "count", noting_count)
+        for sequence in range(1, 11):  # six of them are enough not to wait for more
+            await send(shard, sequence, [Event("u", "m", float(sequence))])
+        await asyncio.sleep(0)
+        assert batches == [6]
+        await asyncio.sleep(3 * shard_module.CHORES_DELAY_S)
+        assert batches == [6, 4]
+        assert log.synced(tmp_path / "shard-0000" / "log") == 10
+        await send(shard, 11, [Event("u", "m", 11.0)])
+        assert events_of(shard, "u") == 11
+        assert batches == [6, 4, 1]
+        await shard.close()
+
+    monkeypatch.setattr(shard_module, "CHORES_DELAY_S", 0.2)
     asyncio.run(run())
 
 

@@ -18,7 +18,7 @@ Redis' AOF: at the very end of the last segment it is an append that a crash cut
 short, and goes; anywhere else it is damage, and the shard refuses to start.
 
 SYNCED, beside the segments, has the last sequence that was durable. It is written
-soon after each fdatasync and never synced itself, so it may be behind, and is not ahead. A
+soon after an fdatasync and never synced itself, so it may be behind, and is not ahead. A
 log that ends before it has lost what was acknowledged, and is refused too. Only of
 the very last record a cut is accepted, as it is what a disk that lied about its
 fdatasync leaves.

@@ -254,8 +254,8 @@ class Shard:
         Between two turns replies leave and sockets are read.
         """
         self._next_turn = None
-        is_lone = len(self._pending) == len(self._pending[0].content) == 1
         try:
+            is_lone = len(self._pending) == len(self._pending[0].content) == 1
             self._commit()
         except Exception as error:  # noqa: BLE001 - nothing may be acknowledged any more
             self._give_up(error)
@@ -299,7 +299,7 @@ class Shard:
 
         1. Stamp each with the next sequence and the shard's clock, which never runs back.
         2. Append all with one write and one fsync.
-        3. Remember and send each reply; have the events counted while it is on its way.
+        3. Remember and send each reply; the events are counted with those of other frames.
 
         Any error but `NotWritableError` leaves it unknown what is durable: the process ends.
         """

@@ -1,7 +1,7 @@
 """A state, and what was answered and is not counted in it yet.
 
 A reply says which events are duplicates, and that alone is found out before it. The
-rest of the work waits until the reply is on its way, or until someone asks.
+rest of the work waits until there is more of it, or some time has passed, or someone asks.
 """
 
 import threading

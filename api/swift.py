@@ -10,14 +10,14 @@ with it.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sanic import HTTPResponse, Request
 from sanic.compat import Header
-from sanic.exceptions import SanicException
+from sanic.exceptions import SanicException, ServiceUnavailable
 from sanic.headers import format_http1_response
 from sanic.helpers import has_message_body
 from sanic.http.constants import Stage
@@ -27,7 +27,7 @@ from api.protocol import BoundedProtocol
 
 #: Of so many different ones it is remembered what they say: a player sends the same each time.
 HEADERS_REMEMBERED = 1024
-HEADERS_BYTES_MAX = 2048
+HEADERS_MAX = 32
 
 _BLANK_LINE = b"\r\n\r\n"
 _FIRST_LINE = re.compile(rb"(GET|POST|PUT|DELETE) (/[!-~]*) HTTP/1\.1")
@@ -51,8 +51,8 @@ class PlainHeaders(NamedTuple):
 class _Begun:
     """A request of which the head has come, and not yet all of the body."""
 
-    first_line: bytes
-    headers: Header
+    request: Request
+    handler: Handler
     body_start: int
     end: int
     received: bytearray
@@ -62,11 +62,10 @@ class SwiftProtocol(BoundedProtocol):
     """Answers one request of the connection at a time, itself or by Sanic.
 
     While one is under way here, the connection is at a handler as Sanic sees it, so what it does
-    at timeouts and at a stop stays right. Routes that stream, those with `ctx_streams=True`, are
-    Sanic's.
+    at a stop stays right. Routes that stream, those with `ctx_streams=True`, are Sanic's.
     """
 
-    __slots__ = ("_answering", "_asked", "_begun", "_held")
+    __slots__ = ("_answering", "_begun", "_held")
 
     app: Any
     transport: Any  # there is one as long as something comes
@@ -74,8 +73,6 @@ class SwiftProtocol(BoundedProtocol):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._answering: asyncio.Task[None] | None = None
-        #: What is being answered.
-        self._asked: Request | None = None
         self._begun: _Begun | None = None
         #: What came before the answer to the request before.
         self._held = b""
@@ -94,11 +91,15 @@ class SwiftProtocol(BoundedProtocol):
     def check_timeouts(self) -> None:
         if self._begun is not None:
             self._leave_to_sanic(self._begun)
-        super().check_timeouts()
-        if self._answering is not None and self.http.exception is not None:
-            self._answering.cancel()  # as Sanic does with its own task
-            response = self.app.error_handler.response(self._asked, self.http.exception)
-            self.transport.write(_encoded(response, keep_alive=False))
+        if self._answering is None or time.monotonic() - self._time <= self.response_timeout:
+            super().check_timeouts()
+        else:
+            self._answering.cancel()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)  # type: ignore[no-untyped-call]
+        if self._answering is not None:
+            self._answering.cancel()
 
     def _is_idle(self) -> bool:
         """Whether a request begins with what comes, and its answer can leave."""
@@ -110,95 +111,128 @@ class SwiftProtocol(BoundedProtocol):
             and not self.recv_buffer
             and not self.signal.stopped
             and self._can_write.is_set()
+            and self._task is not None
+            and not self._task.cancelling()
         )
 
     def _take(self, data: bytes) -> bool:
         """Begins with the request in `data`; False if it is Sanic's."""
         head_end = data.find(_BLANK_LINE)
         line_end = data.find(b"\r\n")
-        if not 0 < head_end - line_end <= HEADERS_BYTES_MAX:
+        if not line_end < head_end < self.HTTP_CLASS.HEADER_MAX_SIZE:
             return False
         plain = read_headers(data[line_end:head_end])
         if plain is None or plain.body_bytes > self.request_max_size:
             return False
-        first_line, body_start = data[:line_end], head_end + len(_BLANK_LINE)
+        body_start = head_end + len(_BLANK_LINE)
         end = body_start + plain.body_bytes
-        if len(data) < end:
-            self._begun = _Begun(first_line, plain.headers, body_start, end, bytearray(data))
+        if len(data) > end:
+            return False
+        found = self._find(data[:line_end], plain)
+        if found is None:
+            return False
+        if len(data) == end:
+            self._begin(*found, data[body_start:])
+        else:
+            self._begun = _Begun(*found, body_start, end, bytearray(data))
             self.http.stage = Stage.REQUEST
-            return True
-        return len(data) == end and self._begin(first_line, plain.headers, data[body_start:])
+        return True
+
+    def _find(self, first_line: bytes, plain: PlainHeaders) -> tuple[Request, Handler] | None:
+        """The request without its body, and what answers it; None if it is Sanic's."""
+        words = _FIRST_LINE.fullmatch(first_line)
+        if words is None:
+            return None
+        method, url = words[1].decode(), words[2]
+        headers = plain.headers
+        try:
+            request = self.request_class(url, headers, "1.1", method, self.transport, self.app)
+            route, handler, arguments = self.app.router.get(
+                request.path, method, headers.get("host")
+            )
+        except SanicException:
+            return None
+        if getattr(route.ctx, "streams", False) or (plain.body_bytes and route.extra.ignore_body):
+            return None
+        request.route, request._match_info = route, dict(arguments)
+        request.conn_info = self.conn_info
+        return request, handler
 
     def _go_on(self, begun: _Begun, data: bytes) -> None:
         begun.received += data
         size = len(begun.received)
-        if size < begun.end:
-            return
-        body = bytes(memoryview(begun.received)[begun.body_start :])
-        if size > begun.end or not self._begin(begun.first_line, begun.headers, body):
+        if size > begun.end:
             self._leave_to_sanic(begun)
-        self._begun = None
+        elif size == begun.end:
+            self._begun = None
+            body = bytes(memoryview(begun.received)[begun.body_start :])
+            self._begin(begun.request, begun.handler, body)
 
     def _leave_to_sanic(self, begun: _Begun) -> None:
+        """With the time that it has taken so far."""
         self._begun, self.http.stage = None, Stage.IDLE
         since = self._time
+        # Past `BoundedProtocol`, which at a stop would not let it begin.
         HttpProtocol.data_received(self, bytes(begun.received))
         self._time = since
 
-    def _begin(self, first_line: bytes, headers: Header, body: bytes) -> bool:
-        """Has a request answered; False if it is Sanic's."""
-        words = _FIRST_LINE.fullmatch(first_line)
-        if words is None:
-            return False
-        method, url = words[1].decode(), words[2]
-        try:
-            request = self.request_class(url, headers, "1.1", method, self.transport, self.app)
-            found = self.app.router.get(request.path, method, headers.get("host"))
-        except SanicException:
-            return False
-        request.route, handler, request._match_info = found
-        if getattr(request.route.ctx, "streams", False):
-            return False
-        request.body, request.conn_info = body, self.conn_info
+    def _begin(self, request: Request, handler: Handler, body: bytes) -> None:
+        request.body = body
         self.http.stage = Stage.HANDLER
-        self._asked = request
         self._answering = self.loop.create_task(self._answer(request, handler))
-        return True
 
     async def _answer(self, request: Request, handler: Handler) -> None:
-        response = await self._response(request, handler)
-        self._answering = self._asked = None
+        """Does what `Sanic.handle_request` and `handle_exception` do."""
+        extra: Any = request.route and request.route.extra
+        keep_alive = True
+        try:
+            response = await self._response(request, handler, extra.request_middleware)
+        except asyncio.CancelledError:
+            if self.conn_info is None or self.conn_info.lost:
+                return
+            keep_alive = False
+            response = self._error(request, ServiceUnavailable("Response Timeout"))
+        except Exception as error:  # noqa: BLE001 - the client gets it, whatever it is
+            response = self._error(request, error)
+        try:
+            for middleware in extra.response_middleware:
+                await middleware(request, response)
+            encoded = _encoded(response, keep_alive)
+        except Exception as error:  # noqa: BLE001 - as above
+            encoded = _encoded(self._error(request, error), keep_alive)
+        self._reply(encoded, keep_alive)
+
+    async def _response(
+        self, request: Request, handler: Handler, request_middleware: Iterable[Any]
+    ) -> HTTPResponse:
+        for middleware in request_middleware:
+            response: HTTPResponse | None = await middleware(request)
+            if response is not None:
+                return response
+        return await handler(request, **request.match_info)
+
+    def _error(self, request: Request, error: Exception) -> HTTPResponse:
+        response: HTTPResponse = self.app.error_handler.response(request, error)
+        return response
+
+    def _reply(self, encoded: bytes, keep_alive: bool) -> None:
+        self._answering = None
         if self.http is None or self.transport.is_closing():
             return
-        self.transport.write(_encoded(response))
+        self.transport.write(encoded)
         self._time, self.http.stage = time.monotonic(), Stage.IDLE
-        if self.signal.stopped:
+        if self.signal.stopped or not keep_alive:
             self.close()
         elif self._held:
             held, self._held = self._held, b""
             self.transport.resume_reading()
             self.data_received(held)
 
-    async def _response(self, request: Request, handler: Handler) -> HTTPResponse:
-        """As `Sanic.handle_request` finds it."""
-        assert request.route is not None
-        extra: Any = request.route.extra
-        response: HTTPResponse | None = None
-        try:
-            for middleware in extra.request_middleware:
-                response = response or await middleware(request)
-            response = response or await handler(request, **request.match_info)
-        except Exception as error:  # noqa: BLE001 - the client gets it, whatever it is
-            response = self.app.error_handler.response(request, error)
-        for middleware in extra.response_middleware:
-            await middleware(request, response)
-        return response
-
 
 @lru_cache(maxsize=HEADERS_REMEMBERED)
 def read_headers(lines: bytes) -> PlainHeaders | None:
     """Those in `lines`, each of which begins with a line break; None if any is Sanic's to read."""
-    if not _LINES.fullmatch(lines):
+    if lines.count(b"\r\n") > HEADERS_MAX or not _LINES.fullmatch(lines):
         return None
     pairs = [line.split(": ", 1) for line in lines.decode().split("\r\n")[1:]]
     headers = Header((name.lower(), value) for name, value in pairs)
@@ -213,9 +247,12 @@ def read_headers(lines: bytes) -> PlainHeaders | None:
     return PlainHeaders(headers, int(lengths[0]))
 
 
-def _encoded(response: HTTPResponse, keep_alive: bool = True) -> bytes:
+def _encoded(response: HTTPResponse, keep_alive: bool) -> bytes:
     headers, body = response.headers, response.body or b""
     if has_message_body(response.status):  # type: ignore[no-untyped-call]
         headers["content-length"] = len(body)
+    else:
+        body = b""
+        headers.pop("content-length", None)
     headers["connection"] = "keep-alive" if keep_alive else "close"
     return format_http1_response(response.status, response.processed_headers) + body

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import pytest
 import uvloop
@@ -28,51 +30,70 @@ ALT_SVC = b"alt-svc: \r\n"
 Exchange = Callable[[list[bytes]], bytes]
 
 
+async def echo(request: Request, name: str) -> HTTPResponse:
+    said = {
+        "method": request.method,
+        "url": request.url,
+        "name": name,
+        "arguments": request.args,
+        "headers": list(request.headers.items()),
+        "cookies": dict(request.cookies),
+        "ip": request.ip,
+        "body": request.body.decode("latin-1"),
+    }
+    return raw(json.dumps(said).encode(), 201, {"ETag": '"7"'}, "application/json")
+
+
+async def late(_: Request) -> HTTPResponse:
+    await asyncio.sleep(3 * PIECE_S)
+    return empty()
+
+
+async def asked(request: Request) -> HTTPResponse:
+    return raw(request.body + b"!")
+
+
+async def nothing(_: Request) -> HTTPResponse:
+    return raw(b"not to be sent", 204, {"Content-Length": "14"})
+
+
+async def unanswered(_: Request) -> None:
+    return None
+
+
+async def missing(_: Request) -> HTTPResponse:
+    raise not_found("There is nothing")
+
+
+async def refused(_: Request) -> HTTPResponse:
+    raise SanicException("No", 418, headers={"X-Why": "because"})
+
+
+async def broken(_: Request) -> HTTPResponse:
+    raise ValueError
+
+
+async def last(_: Request) -> HTTPResponse:
+    return raw(THE_END)
+
+
+async def stop_some(request: Request) -> HTTPResponse | None:
+    return raw("stopped", 403) if "x-stop" in request.headers else None
+
+
+async def mark(request: Request, response: BaseHTTPResponse) -> None:
+    response.headers["X-Marked"] = request.method
+    if "mark" in request.args:
+        raise ValueError
+
+
 def make_app() -> Sanic[Any, Any]:
     app = new_app(REQUEST_MAX_SIZE=3_000, REQUEST_TIMEOUT=10.0)
     app.error_handler = ProblemHandler()
-
-    @app.route("/echo/<name:str>", methods=["GET", "POST", "PUT", "DELETE"])
-    async def echo(request: Request, name: str) -> HTTPResponse:
-        said = {
-            "method": request.method,
-            "url": request.url,
-            "name": name,
-            "arguments": request.args,
-            "headers": list(request.headers.items()),
-            "cookies": dict(request.cookies),
-            "ip": request.ip,
-            "body": request.body.decode("latin-1"),
-        }
-        return raw(json.dumps(said).encode(), 201, {"ETag": '"7"'}, "application/json")
-
-    @app.post("/late")
-    async def late(_: Request) -> HTTPResponse:
-        await asyncio.sleep(3 * PIECE_S)
-        return empty()
-
-    @app.get("/missing")
-    async def missing(_: Request) -> HTTPResponse:
-        raise not_found("There is nothing")
-
-    @app.get("/refused")
-    async def refused(_: Request) -> HTTPResponse:
-        raise SanicException("No", 418, headers={"X-Why": "because"})
-
-    @app.get("/broken")
-    async def broken(_: Request) -> HTTPResponse:
-        raise ValueError
-
-    @app.get("/last")
-    async def last(_: Request) -> HTTPResponse:
-        return raw(THE_END)
-
-    async def stop_some(request: Request) -> HTTPResponse | None:
-        return raw("stopped", 403) if "x-stop" in request.headers else None
-
-    async def mark(request: Request, response: BaseHTTPResponse) -> None:
-        response.headers["X-Marked"] = request.method
-
+    app.add_route(echo, "/echo/<name:str>", methods=["GET", "POST", "PUT", "DELETE"])
+    app.add_route(late, "/late", methods=["POST"])
+    for handler in (asked, nothing, unanswered, missing, refused, broken, last):
+        app.add_route(handler, f"/{handler.__name__}")
     app.register_middleware(stop_some, "request")
     app.register_middleware(mark, "response")
     return app
@@ -157,6 +178,8 @@ HEADERS = st.sampled_from(
         b"X-Null: a\0b",
         b"X-Stop: yes",
         b"Idempotency-Key: abc",
+        b"X-Long: " + b"a" * 3_000,
+        b"X-Longer: " + b"a" * 9_000,
     ]
 )
 FIRST_LINES = st.sampled_from(
@@ -179,8 +202,12 @@ FIRST_LINES = st.sampled_from(
         b"HEAD /echo/n HTTP/1.1",
         b"OPTIONS /echo/n HTTP/1.1",
         b"PATCH /echo/n HTTP/1.1",
+        b"GET /echo/%s HTTP/1.1" % (b"a" * 3_000),
+        b"GET /echo/%s HTTP/1.1" % (b"a" * 9_000),
         b"POST /late HTTP/1.1",
         b"GET /late HTTP/1.1",
+        b"GET /asked HTTP/1.1",
+        b"GET /nothing HTTP/1.1",
         b"GET /missing HTTP/1.1",
         b"GET /refused HTTP/1.1",
         b"GET /broken HTTP/1.1",
@@ -204,25 +231,33 @@ def test_which_requests_are_taken(exchange: Exchange, monkeypatch: pytest.Monkey
     """Else the comparison below would compare Sanic with itself."""
     taken: list[bytes] = []
 
-    def note(self: SwiftProtocol, *request: Any) -> bool:
-        taken.append(request[0])
-        return begin(self, *request)
+    def note(self: SwiftProtocol, request: Request, *others: Any) -> None:
+        taken.append(request.raw_url)
+        begin(self, request, *others)
 
     begin = SwiftProtocol._begin
     monkeypatch.setattr(SwiftProtocol, "_begin", note)
-    first_line, body = b"POST /echo/n HTTP/1.1", bytes(200)
-    whole = first_line + b"\r\nHost: x\r\nContent-Length: 200\r\n\r\n" + body
+    whole = b"POST /echo/n HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n\r\n" + bytes(200)
     for pieces in ([whole], cut(whole, 2), cut(whole, 3)):
         assert exchange(pieces).endswith(THE_END)
-        assert taken == [first_line, LAST[: LAST.index(b"\r")]]
+        assert taken == [b"/echo/n", b"/last"]
         taken.clear()
-    assert exchange(begun_by_sanic(whole)).endswith(THE_END)
-    assert first_line not in taken
+    with by_sanic():
+        assert exchange([whole]).endswith(THE_END)
+    assert not taken
 
 
-def begun_by_sanic(request: bytes) -> list[bytes]:
-    """Pieces of which the first does not show what it is the beginning of."""
-    return [request[:5], request[5:]]
+def by_sanic() -> AbstractContextManager[Any]:
+    """Meanwhile nothing is taken past it."""
+    return mock.patch.object(SwiftProtocol, "_take", return_value=False)
+
+
+def test_faults_are_answered_at_once(exchange: Exchange) -> None:
+    """Whoever made them: a handler, or what is done after it."""
+    for path in (b"/broken", b"/unanswered", b"/last?mark=badly"):
+        answer = exchange([b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path])
+        assert answer.startswith(b"HTTP/1.1 500 "), path
+        assert answer.endswith(THE_END), path
 
 
 def test_what_is_left_of_a_request_is_no_other_one(exchange: Exchange) -> None:
@@ -241,5 +276,6 @@ def test_what_is_left_of_a_request_is_no_other_one(exchange: Exchange) -> None:
 def test_what_is_taken_is_answered_as_by_sanic(
     exchange: Exchange, request: bytes, pieces: int
 ) -> None:
-    by_sanic = exchange(begun_by_sanic(request)).replace(ALT_SVC, b"")
-    assert exchange(cut(request, pieces)).replace(ALT_SVC, b"") == by_sanic
+    with by_sanic():
+        expected = exchange(cut(request, pieces)).replace(ALT_SVC, b"")
+    assert exchange(cut(request, pieces)).replace(ALT_SVC, b"") == expected

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 from sanic import HTTPResponse, Request, Sanic
-from sanic.response import text
+from sanic.response import BaseHTTPResponse, text
 
 from api import protocol
 from api.protocol import BoundedProtocol
@@ -24,6 +24,7 @@ class Sent:
     """What became of an endless stream."""
 
     def __init__(self) -> None:
+        self.has_begun = asyncio.Event()
         self.has_ended = asyncio.Event()
         self.stop: Any = None
         self.waiting_bytes_max = 0
@@ -44,6 +45,20 @@ def make_app(sent: Sent) -> Sanic[Any, Any]:
     async def take(request: Request) -> HTTPResponse:
         sent.stop = cast(BoundedProtocol, request.protocol).signal
         return text(f"took {len(request.body)}")
+
+    @app.get("/endless-thought")
+    async def think(_: Request) -> HTTPResponse:
+        sent.has_begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            sent.has_ended.set()
+        return text("done")
+
+    async def mark(_: Request, response: BaseHTTPResponse) -> None:
+        response.headers["X-Marked"] = "yes"
+
+    app.register_middleware(mark, "response")
 
     @app.get("/stream", ctx_streams=True)
     async def stream(request: Request) -> None:
@@ -103,6 +118,30 @@ def test_only_a_stream_outlives_the_deadline() -> None:
         for answer in slow:
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"connection: close" in answer
+            assert b"X-Marked: yes" in answer
+
+    protocol_test(test)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def test(address: Address, _: Sent) -> None:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nsome of it")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"connection: close" in answer
+        writer.close()
+
+    protocol_test(test)
+
+
+def test_who_goes_takes_what_was_asked_along() -> None:
+    async def test(address: Address, sent: Sent) -> None:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /endless-thought HTTP/1.1\r\nHost: x\r\n\r\n")
+        await sent.has_begun.wait()
+        writer.close()
+        await sent.has_ended.wait()
 
     protocol_test(test)
 

@@ -349,20 +349,22 @@ def test_few_events_are_counted_together_soon_after_their_answers(
     batches: list[int] = []
 
     async def run() -> None:
-        shard = Shard(settings_of(tmp_path), Clock())
+        shard, counted = Shard(settings_of(tmp_path), Clock()), asyncio.Event()
         state = state_of(shard)
         count = state.count
 
         def noting_count(batch: Batch, *others: Any) -> None:
             batches.append(len(batch))
             count(batch, *others)
+            counted.set()
 
         monkeypatch.setattr(state, "count", noting_count)
         for sequence in range(1, 11):  # six of them are enough not to wait for more
             await send(shard, sequence, [Event("u", "m", float(sequence))])
         await asyncio.sleep(0)
         assert batches == [6]
-        await asyncio.sleep(3 * shard_module.CHORES_DELAY_S)
+        counted.clear()
+        await counted.wait()
         assert batches == [6, 4]
         assert log.synced(tmp_path / "shard-0000" / "log") == 10
         await send(shard, 11, [Event("u", "m", 11.0)])
@@ -370,7 +372,7 @@ def test_few_events_are_counted_together_soon_after_their_answers(
         assert batches == [6, 4, 1]
         await shard.close()
 
-    monkeypatch.setattr(shard_module, "CHORES_DELAY_S", 0.2)
+    monkeypatch.setattr(shard_module, "CHORES_DELAY_S", 2.0)
     asyncio.run(run())
 
 

@@ -378,7 +378,12 @@ class Data:
         async def send() -> bool:
             loop = asyncio.get_running_loop()
             ended = loop.create_future()
-            loop.set_exception_handler(lambda _, context: ended.set_result(context["exception"]))
+
+            def end(_: Any, context: dict[str, Any]) -> None:
+                if not ended.done():  # what was still to be done ends as well
+                    ended.set_result(context["exception"])
+
+            loop.set_exception_handler(end)
             sending = asyncio.ensure_future(self.shards[shard].handle(frame))
             await asyncio.wait({sending, ended}, return_when=asyncio.FIRST_COMPLETED)
             loop.set_exception_handler(None)

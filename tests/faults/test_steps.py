@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator import shard
 from aggregator.commands import Describe, Erase, Hide, MarkCompleted, SetPosition, UnmarkCompleted
 from aggregator.event import Event
 from aggregator.router import shard_of
@@ -43,6 +44,14 @@ class Before:
         if self.folder.exists():
             shutil.copytree(self.folder, folder)
         return Before(folder, deepcopy(self.model))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _chores_at_once() -> Iterator[None]:
+    """Else the time decides at which step they are done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "CHORES_DELAY_S", 0.0)
+        yield
 
 
 def test_the_names_are_where_they_should_be() -> None:

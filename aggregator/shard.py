@@ -146,7 +146,7 @@ class Shard:
         self._quiet: asyncio.Future[None] | None = None
         #: Comes when the sockets have been read.
         self._next_turn: asyncio.Handle | None = None
-        #: When the chores are next looked at, by the loop's clock, and what they wait for.
+        #: When the chores come next, by the loop's clock, and the call that then does them.
         self._chores_at_s = math.inf
         self._chores: asyncio.Handle | None = None
         self._linger = Linger(LINGER_S)

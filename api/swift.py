@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sanic import HTTPResponse, Request
 from sanic.compat import Header
@@ -25,8 +25,9 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 
 from api.protocol import BoundedProtocol
 
-#: Of so many different ones it is remembered what they say: a player sends the same each time.
-HEADERS_REMEMBERED = 1024
+#: So many different heads are remembered with what they say: a player sends the same each time.
+HEADS_REMEMBERED = 1024
+#: Heads of more are Sanic's, so that those remembered stay small.
 HEADERS_MAX = 32
 
 _BLANK_LINE = b"\r\n\r\n"
@@ -128,7 +129,7 @@ class SwiftProtocol(BoundedProtocol):
         end = body_start + plain.body_bytes
         if len(data) > end:
             return False
-        found = self._find(data[:line_end], plain)
+        found = self._route(data[:line_end], plain)
         if found is None:
             return False
         if len(data) == end:
@@ -138,7 +139,7 @@ class SwiftProtocol(BoundedProtocol):
             self.http.stage = Stage.REQUEST
         return True
 
-    def _find(self, first_line: bytes, plain: PlainHeaders) -> tuple[Request, Handler] | None:
+    def _route(self, first_line: bytes, plain: PlainHeaders) -> tuple[Request, Handler] | None:
         """The request without its body, and what answers it; None if it is Sanic's."""
         words = _FIRST_LINE.fullmatch(first_line)
         if words is None:
@@ -183,10 +184,10 @@ class SwiftProtocol(BoundedProtocol):
 
     async def _answer(self, request: Request, handler: Handler) -> None:
         """Does what `Sanic.handle_request` and `handle_exception` do."""
-        extra: Any = request.route and request.route.extra
+        middlewares = cast(Any, request.route).extra
         keep_alive = True
         try:
-            response = await self._response(request, handler, extra.request_middleware)
+            response = await self._response(request, handler, middlewares.request_middleware)
         except asyncio.CancelledError:
             if self.conn_info is None or self.conn_info.lost:
                 return
@@ -195,7 +196,7 @@ class SwiftProtocol(BoundedProtocol):
         except Exception as error:  # noqa: BLE001 - the client gets it, whatever it is
             response = self._error(request, error)
         try:
-            for middleware in extra.response_middleware:
+            for middleware in middlewares.response_middleware:
                 await middleware(request, response)
             encoded = _encoded(response, keep_alive)
         except Exception as error:  # noqa: BLE001 - as above
@@ -203,9 +204,10 @@ class SwiftProtocol(BoundedProtocol):
         self._reply(encoded, keep_alive)
 
     async def _response(
-        self, request: Request, handler: Handler, request_middleware: Iterable[Any]
+        self, request: Request, handler: Handler, before: Iterable[Any]
     ) -> HTTPResponse:
-        for middleware in request_middleware:
+        """Of the first middleware `before` the handler that has one, else of the handler."""
+        for middleware in before:
             response: HTTPResponse | None = await middleware(request)
             if response is not None:
                 return response
@@ -229,7 +231,7 @@ class SwiftProtocol(BoundedProtocol):
             self.data_received(held)
 
 
-@lru_cache(maxsize=HEADERS_REMEMBERED)
+@lru_cache(maxsize=HEADS_REMEMBERED)
 def read_headers(lines: bytes) -> PlainHeaders | None:
     """Those in `lines`, each of which begins with a line break; None if any is Sanic's to read."""
     if lines.count(b"\r\n") > HEADERS_MAX or not _LINES.fullmatch(lines):

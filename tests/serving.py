@@ -44,7 +44,7 @@ async def served(app: Sanic[Any, Any]) -> AsyncIterator[Address]:
 
 
 async def send(write: Callable[[bytes], None], pieces: Sequence[bytes]) -> None:
-    """Writes each piece of a request after a pause."""
+    """Writes the pieces of a request, with a pause after each."""
     for piece in pieces:
         write(piece)
         await asyncio.sleep(PIECE_S)

@@ -9,7 +9,7 @@ class ShardActor:
     The server hands this class to Ray, and does without all that a shard is made of.
     """
 
-    def __init__(self, settings: ShardSettings, socket_folder: str, log_level: int) -> None:
+    def __init__(self, settings: ShardSettings, socket_folder: str, log_level: str) -> None:
         """As `ShardHost`."""
         from aggregator.host import ShardHost  # noqa: PLC0415 - see above
 

@@ -30,9 +30,9 @@ from aggregator.messages import (
     UserQuery,
     UserTotals,
 )
-from aggregator.rules import RESUME_RATIO
 from aggregator.state import State
-from kernels.rows import NONE, PARTS
+from kernels.progress import COLUMNS
+from kernels.rows import NONE
 
 Int64s = NDArray[np.int64]
 
@@ -129,38 +129,17 @@ def progress_of(state: State, row: int) -> Progress:
 
 def progresses_of(state: State, rows: Int64s) -> list[Progress]:
     """The progress of each pair, in order."""
-    columns = progress_columns(state, rows)
-    values = zip(*(_optional(column) for column in columns.values()), strict=True)
+    values = zip(*map(_optional, state.progress(rows).tolist()), strict=True)
     return [Progress(*one) for one in values]
 
 
 def progress_columns(state: State, rows: Int64s) -> dict[str, Int64s]:
     """The fields of `Progress` by name, `NONE` where one is None."""
-    pairs = state.pairs
-    latest_ms, duration_ms = pairs["latest_ms"][rows], state.durations_ms(rows)
-    by_position = state.rules.credit == "position"
-    nothing = np.full(len(rows), NONE, np.int64)
-    known = {
-        "resume_ms": _resume_ms(state, latest_ms, duration_ms) if by_position else nothing,
-        "unique_ms": state.unique_ms(rows) if by_position else nothing,
-        "duration_ms": np.where(duration_ms > 0, duration_ms, NONE),
-    }
-    return {
-        name: known[name] if name in known else pairs.of(name, rows)
-        for name in Progress.__struct_fields__
-    }
+    return dict(zip(COLUMNS, state.progress(rows), strict=True))
 
 
-def _optional(column: NDArray[Any]) -> list[Any]:
-    values = column.tolist()
+def _optional(values: list[int]) -> list[Any]:
     return [None if value == NONE else value for value in values] if NONE in values else values
-
-
-def _resume_ms(state: State, latest_ms: Int64s, duration_ms: Int64s) -> Int64s:
-    starts_over = (duration_ms > 0) & (
-        latest_ms * PARTS < round(RESUME_RATIO * PARTS) * duration_ms
-    )
-    return np.where(starts_over | state.is_complete(latest_ms, duration_ms), 0, latest_ms)
 
 
 def history(state: State, user: str, limit: int, after: Place | None) -> HistoryPage | None:
@@ -174,43 +153,35 @@ def continue_list(state: State, user: str, limit: int) -> list[Listed] | None:
 
 
 def _history(state: State, user: str, limit: int, after: Place | None) -> _Page | None:
-    rows = state.pair_rows(user)
-    if not len(rows):
+    moments = state.moments(user)
+    if not moments.size:
         return None
     if after is not None:
-        t, order = (state.pairs[c][rows] for c in ("latest_t", "latest_order"))
-        rows = rows[(t < after.t) | ((t == after.t) & (order < after.order))]
-    page = _newest(state, rows, limit)
+        _, t, order, _ = moments
+        moments = moments[:, (t < after.t) | ((t == after.t) & (order < after.order))]
+    page = _newest(moments, limit)
     next_place = None
-    if len(page) < len(rows):
-        last = page[-1]
-        next_place = Place(
-            int(state.pairs["latest_t"][last]), int(state.pairs["latest_order"][last])
-        )
-    return _Page(page, next_place)
+    if page.shape[1] < moments.shape[1]:
+        _, t, order, _ = page[:, -1].tolist()
+        next_place = Place(t, order)
+    return _Page(page[0], next_place)
 
 
 def _to_continue(state: State, user: str, limit: int) -> _Page | None:
-    rows = state.pair_rows(user)
-    if not len(rows):
+    moments = state.moments(user)
+    if not moments.size:
         return None
-    if state.rules.credit == "duration":
-        return _Page(rows[:0])
-    pairs = state.pairs
-    resume_ms = _resume_ms(state, pairs["latest_ms"][rows], state.durations_ms(rows))
-    finished = (pairs.of("completed_t", rows) != NONE) & ~pairs.of("begun_again", rows)
-    rows = rows[(resume_ms > 0) & ~pairs.of("hidden", rows) & ~finished]
-    return _Page(_newest(state, rows, limit))
+    *_, is_to_continue = moments
+    return _Page(_newest(moments[:, is_to_continue != 0], limit)[0])
 
 
-def _newest(state: State, rows: Int64s, limit: int) -> Int64s:
-    """The `limit` of `rows` with the newest latest moments, newest first."""
-    t = state.pairs["latest_t"][rows]
-    if len(rows) > limit:
-        chosen = t >= np.partition(t, len(t) - limit)[len(t) - limit]
-        rows, t = rows[chosen], t[chosen]
-    order = np.lexsort((state.pairs["latest_order"][rows], t))[::-1]
-    return rows[order[:limit]]
+def _newest(moments: Int64s, limit: int) -> Int64s:
+    """The `limit` newest of `moments`, newest first."""
+    t = moments[1]
+    if len(t) > limit:
+        moments = moments[:, t >= np.partition(t, len(t) - limit)[len(t) - limit]]
+    _, t, order, _ = moments
+    return moments[:, np.lexsort((order, t))[::-1][:limit]]
 
 
 def _histories(state: State, pages: Sequence[_Page | None]) -> list[HistoryPage | None]:

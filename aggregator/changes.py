@@ -59,32 +59,30 @@ def _is_met(state: State, row: int | None, if_versions: list[int] | None) -> boo
 
 
 def _change(state: State, row: int, command: PairCommand, received_ms: int) -> None:
-    pairs = state.pairs
-    more = pairs.more.rows[pairs.more_of(np.array([row]))[0]]
-    was_complete = more["completed_t"] != NONE
+    pairs, more = state.pairs, state.pairs.more
+    own = pairs.more_of(np.array([row]))
+    was_complete = bool(more.of("completed_t", own) != NONE)
+    is_complete = was_complete
     match command:
         case SetPosition():
             _move(state, row, command.at_ms, received_ms)
-        case MarkCompleted():
-            if not was_complete:
-                more["completed_t"] = received_ms
-            more["begun_again"] = False
-        case UnmarkCompleted():
-            more["completed_t"] = NONE
-            more["begun_again"] = False
+        case MarkCompleted() | UnmarkCompleted():
+            is_complete = isinstance(command, MarkCompleted)
+            more.put("begun_again", own, False)
         case Hide():
-            more["hidden"] = True
-    more_complete = int(more["completed_t"] != NONE) - int(was_complete)
-    for totals, of in ((state.users, "user"), (state.movies, "movie")):
-        totals["completions"][pairs[of][row]] += more_complete
-    more["changes"] += 1
+            more.put("hidden", own, True)
+    if is_complete != was_complete:
+        more.put("completed_t", own, received_ms if is_complete else NONE)
+        for totals, of in ((state.users, "user"), (state.movies, "movie")):
+            totals["completions"][pairs[of][row]] += int(is_complete) - int(was_complete)
+    more["changes"][own] += 1
     state.order += 1
 
 
 def _move(state: State, row: int, at_ms: int, received_ms: int) -> None:
-    state.pairs["latest_ms"][row] = at_ms
-    state.pairs["latest_t"][row] = received_ms
-    state.pairs["latest_order"][row] = state.order
+    state.pairs.put("latest_ms", row, at_ms)
+    state.pairs.put("latest_t", row, received_ms)
+    state.pairs.put("latest_order", row, state.order)
 
 
 def _describe(state: State, command: Describe) -> None:

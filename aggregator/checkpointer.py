@@ -14,7 +14,6 @@ the one that writes it, which has a lower priority and ends with the shard.
 
 import contextlib
 import ctypes
-import logging
 import os
 import signal
 import subprocess
@@ -27,7 +26,7 @@ import msgspec
 import psutil
 import pyarrow as pa
 
-from aggregator import checkpoint
+from aggregator import checkpoint, logs
 from aggregator.checkpoint import Folders, Frozen
 from aggregator.lifeline import EXIT_ORPHANED
 from aggregator.recovery import replayed
@@ -123,7 +122,7 @@ def main() -> None:
     """The process: an `Order` and a go-ahead come in, two `Report`s go out."""
     _follow(int(sys.argv[1]))
     _yield_to_others()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logs.configure("INFO")
     orders, reports = sys.stdin.buffer, sys.stdout.buffer
     order = msgspec.json.decode(orders.readline(), type=Order)
     try:

@@ -28,6 +28,7 @@ from aggregator import environment, lifeline, ray_node, sockets
 from aggregator.actor import ShardActor
 from aggregator.description import Description
 from aggregator.link import node_id
+from aggregator.log_pipe import LogPipe
 from aggregator.shard_settings import ShardSettings
 from persistence.errors import LockedError
 from persistence.files import FolderLock
@@ -72,6 +73,7 @@ class Cluster:
             _check_reachable(address)
         self._runtime_folder, self._runtime_lock = _make_runtime_folder(namespace)
         self._lifeline: int | None = lifeline.create(self._runtime_folder)
+        self._log_pipe = LogPipe(self._runtime_folder)
         self._actors: list[Any] = []
         self._namespace = namespace
         #: Names by descriptors that become readable when the process ends.
@@ -80,7 +82,7 @@ class Cluster:
             _init_undisturbed(
                 address=address or "local",
                 namespace=namespace,
-                log_to_driver=True,  # what shards have to say belongs in the server's log
+                log_to_driver=False,
                 **({} if address else self._local_options(shards)),
             )
         except BaseException:
@@ -112,7 +114,7 @@ class Cluster:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id(), soft=False),
         }
         actor_class = ray.remote(ShardActor)
-        level = logging.getLogger().getEffectiveLevel()
+        level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
         self._actors = [
             actor_class.options(name=actor_name(shard.number), **options).remote(
                 shard, str(self._runtime_folder), level
@@ -161,6 +163,7 @@ class Cluster:
             ray.kill(actor)
         ray.shutdown()
         self._end_lifeline()
+        self._log_pipe.close()
         shutil.rmtree(self._runtime_folder, ignore_errors=True)
         self._runtime_lock.release()
 
@@ -173,6 +176,7 @@ class Cluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(children, KILLED_TIMEOUT_S)  # what is below them, init waits for
+        self._log_pipe.close()
         deadline_s = time.monotonic() + KILLED_TIMEOUT_S
         while self._runtime_folder.exists() and time.monotonic() < deadline_s:
             # One of them may still write there.

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from aggregator.state import State
 from aggregator.table import Table
 from kernels import lists
-from kernels.rows import NONE
+from kernels.rows import LATE, NONE
 from kernels.tables import PAIRS, STREAMS, USERS
 
 Int64s = NDArray[np.int64]
@@ -15,7 +15,7 @@ Int64s = NDArray[np.int64]
 def erase(state: State, user: str, slug: str | None) -> bool:
     """Forgets a pair, or with `slug` None all of a user; False if there was nothing."""
     if slug is None:
-        rows = state.pair_rows(user)
+        rows = state.moments(user)[0]
     else:
         row = state.pair_row(user, slug)
         rows = np.array([] if row is None else [row], np.int64)
@@ -34,7 +34,7 @@ def _erase_pairs(state: State, rows: Int64s) -> None:
     """Those of one user."""
     pairs, tables = state.pairs, state.tables
     users, movies = (pairs[of][rows].astype(np.int64) for of in ("user", "movie"))
-    first_t, last_t = pairs["first_t"][rows], lists.last_t(tables, rows)
+    first_t, last_t = pairs.of("first_t", rows), lists.last_t(tables, rows)
     state.runs.uncount(rows)
     _forget_hours(state, rows)
     for totals, of in ((state.users, users), (state.movies, movies)):
@@ -42,13 +42,12 @@ def _erase_pairs(state: State, rows: Int64s) -> None:
             np.subtract.at(totals[column], of, pairs.of(column, rows))
         for column, counted in (
             ("pairs", pairs.of("version", rows) > 0),
-            ("viewers", pairs["events"][rows] > 0),
+            ("viewers", pairs.of("events", rows) > 0),
             ("completions", pairs.of("completed_t", rows) != NONE),
         ):
             np.subtract.at(totals[column], of, counted)
     state.totals[PAIRS] -= len(rows)
     state.totals[STREAMS] -= lists.empty(tables, rows)
-    state.unlist_emptied()
     lost = _without_ends(state.movies, movies, first_t, last_t)
     if lost.any():
         lists.ends_of_movies(tables, len(pairs), lost)
@@ -70,6 +69,6 @@ def _without_ends(
     is_lost = (totals["first_t"][codes] == first_t) | (totals["last_t"][codes] == last_t)
     lost = np.zeros(len(totals), np.bool_)
     lost[codes[is_lost]] = True
-    totals["first_t"][lost] = np.iinfo(np.int64).max
+    totals["first_t"][lost] = LATE
     totals["last_t"][lost] = NONE
     return lost

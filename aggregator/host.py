@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import ray
 
-from aggregator import lifeline, warm_up, wire
+from aggregator import lifeline, log_pipe, logs, warm_up, wire
 from aggregator.description import Description
 from aggregator.loop_thread import LoopThread
 from aggregator.messages import QUERIES, Refused
@@ -33,12 +33,13 @@ class ShardHost:
     The shard has a loop to itself, which waits for the disk. Ray's answers queries meanwhile.
     """
 
-    def __init__(self, settings: ShardSettings, socket_folder: str, log_level: int) -> None:
+    def __init__(self, settings: ShardSettings, socket_folder: str, log_level: str) -> None:
         """Recovers the shard. One that cannot says why, and tries again when it is asked."""
-        lifeline.hold(Path(socket_folder))  # before it takes the lock that the next one needs
-        logging.basicConfig(level=log_level, format="%(levelname)s %(message)s")
         self._settings = settings
         self._socket_folder = Path(socket_folder)
+        lifeline.hold(self._socket_folder)  # before it takes the lock that the next one needs
+        log_pipe.write_to(self._socket_folder)
+        logs.configure(log_level)
         self._serving = asyncio.Lock()
         self._server: asyncio.AbstractServer | None = None
         self._queries: asyncio.AbstractServer | None = None

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.memory import zeros
 from kernels import intmap
 
 Int64s = NDArray[np.int64]
@@ -49,6 +50,6 @@ class IntMap:
         return np.sort(self.slots["key"][self.slots["row"] != 0])
 
     def _allocated(self, slots: int) -> NDArray[Any]:
-        allocated = np.zeros(slots + 1, intmap.SLOT)
+        allocated = zeros(slots + 1, intmap.SLOT)
         allocated[slots]["key"] = self._seed
         return allocated

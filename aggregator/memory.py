@@ -25,7 +25,7 @@ _COUNT_ALL = 2
 
 
 def grown(column: Column, rows: int) -> Column:
-    """`column`, or a longer copy of it with room for `rows` and more.
+    """`column`, or a longer copy of it with room for `rows` and more, all zeros.
 
     Room takes no memory before it is used, so there may be far more than was asked for.
     """
@@ -34,9 +34,20 @@ def grown(column: Column, rows: int) -> Column:
     rows = max(rows, len(column) * _GROWTH, _ROWS_MIN)
     longer = _reserved(rows, column.dtype)
     if longer is None:
-        longer = np.empty(rows, column.dtype)
+        longer = np.zeros(rows, column.dtype)
     longer[: len(column)] = column
     return longer
+
+
+def zeros(items: int, dtype: np.dtype[Any]) -> Column:
+    """An array that the system gets back as a whole when it is dropped, if it is large.
+
+    The C library would keep the memory of arrays that larger ones replaced.
+    """
+    size = items * dtype.itemsize
+    if size < _RESERVED_FROM:
+        return np.zeros(items, dtype)
+    return np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype, items)
 
 
 def _reserved(rows: int, dtype: np.dtype[Any]) -> Column | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aggregator.memory import grown
+from aggregator.memory import grown, zeros
 from kernels import names
 from kernels.batches import hash_names
 from kernels.rows import NONE
@@ -104,5 +104,5 @@ class Names:
         wanted = int((self._count + more) / _LOAD_MAX) + 1
         if wanted > len(self._slots):
             few = self._slots
-            self._slots = np.zeros(max(wanted, int(len(few) * _GROWTH)), few.dtype)
+            self._slots = zeros(max(wanted, int(len(few) * _GROWTH)), few.dtype)
             names.move_all(few, self._slots)

@@ -8,49 +8,56 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aggregator.intmap import GROWTH, LOAD_MAX, SLOTS_MIN
-from aggregator.table import Column, Table
+from aggregator.memory import zeros
+from aggregator.table import Table
 from kernels import pair_index
-from kernels.rows import MORE, NO_MORE, NONE, PAIR
+from kernels.pairs import EVENTS_MAX
+from kernels.rows import LATE, MORE, NO_MORE, NONE, PAIR
 
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-#: What goes for a pair that has no row of its own in `more`, where that is no constant.
-_EVIDENT = {"furthest_ms": "latest_ms", "last_t": "latest_t", "last_at": "latest_ms"}
+#: Columns of `more` that are evident of a pair without a row there, and are no constants.
+_EVIDENT = ("watch_ms", "events", "furthest_ms", "last_t", "last_at")
 
 
 class Pairs(Table):
-    """The table of pairs, whose columns are also those of `more`, and `version`.
+    """The table of pairs, whose columns are also those of `more`, `version`, and its row there.
 
-    Only those of its own rows are views. Kernels write to `slots`, after `reserve`, and
-    to `more`, after a `reserve` of its own.
+    Only those of its own rows can be written to. Kernels write to `slots`, after `reserve`,
+    and to `more`, after a `reserve` of its own.
     """
 
     def __init__(self) -> None:
         nothing = ("latest_t", "latest_order", "next", "hour", "hours")
-        super().__init__(PAIR, {"first_t": np.iinfo(np.int64).max, **dict.fromkeys(nothing, NONE)})
+        super().__init__(PAIR, {"first_t": LATE, **dict.fromkeys(nothing, NONE)})
         self.more = Table(MORE, dict.fromkeys(("completed_t", "last_t", "streams", "runs"), NONE))
         self.more.add(1, views=1)
         self._seed = np.uint64(secrets.randbits(64))
         self.slots = self._allocated(SLOTS_MIN)
 
-    def __getitem__(self, column: str) -> Column:
-        if column in (PAIR.names or ()):
-            return super().__getitem__(column)
-        values: Column = self.of(column, slice(None))
-        return values
-
     def of(self, column: str, rows: Any) -> Any:
         """The values of a column in `rows`, which are numbers or what else an index can be."""
         if column in (PAIR.names or ()):
-            return self[column][rows]
-        more = self["more"][rows]
-        if column == "version":
-            return self["events"][rows] + self.more["changes"][more]
-        values = self.more[column][more]
-        if column in _EVIDENT:
-            return np.where(more == NO_MORE, self[_EVIDENT[column]][rows], values)
-        return values
+            return super().of(column, rows)
+        events_or_more = super().of("events_or_more", rows)
+        more = np.where(events_or_more < 0, ~events_or_more, NO_MORE)
+        match column:
+            case "more":
+                return more
+            case "version":
+                return self.of("events", rows) + self.more.of("changes", more)
+            case "events":
+                evident = events_or_more
+            case "watch_ms":
+                evident = super().of("latest_ms", rows) - super().of("run_start", rows)
+            case "furthest_ms" | "last_at":
+                evident = super().of("latest_ms", rows)
+            case "last_t":
+                evident = super().of("latest_t", rows)
+            case _:
+                return self.more.of(column, more)
+        return np.where(events_or_more < 0, self.more.of(column, more), evident)
 
     def exist(self) -> Bools:
         """Which pairs exist."""
@@ -66,32 +73,37 @@ class Pairs(Table):
             pair_index.move_all(old, self.slots)
 
     def load_arrow(self, stored: pa.Table) -> None:
-        """Fills an empty table, and makes its rows findable. Streams, runs and hours come after."""
-        super().load_arrow(stored)
+        """Fills an empty table, and makes its rows findable.
+
+        `stored` has the streams without a session, too; what else pairs have comes after.
+        """
+        columns = {name: stored[name].to_numpy() for name in stored.column_names}
+        own = {name: columns[name] for name in PAIR.names or () if name in columns}
+        self.add(len(stored), **own, events_or_more=np.minimum(columns["events"], EVENTS_MAX))
         pair_index.insert_all(self.slots, self.rows, len(self))
-        names = ("furthest_ms", "duration_ms", "completed_t", "views", "begun_again", "hidden")
-        columns = {name: stored[name].to_numpy() for name in names}
-        columns["changes"] = stored["version"].to_numpy() - self["events"]
+        columns["changes"] = columns["version"] - columns["events"]
+        of_more = [name for name in MORE.names or () if name in columns]
         is_evident = np.ones(len(self), np.bool_)
-        for name, column in columns.items():
-            is_evident &= column == self[name]
+        for name in of_more:
+            is_evident &= columns[name] == self[name]
         rows = np.flatnonzero(~is_evident)
-        more = self._give_more(rows)
-        for name, column in columns.items():
-            self.more[name][more] = column[rows]
+        more = self.more_of(rows)
+        for name in of_more:
+            self.more.put(name, more, columns[name][rows])
 
     def more_of(self, rows: Int64s) -> Int64s:
         """The rows of `more` of pairs, of their own from now on."""
-        self._give_more(np.unique(rows[self["more"][rows] == NO_MORE]))
-        return self["more"][rows].astype(np.int64)
+        self._give_more(np.unique(rows[self.of("more", rows) == NO_MORE]))
+        more: Int64s = self.of("more", rows).astype(np.int64)
+        return more
 
-    def _give_more(self, rows: Int64s) -> Int64s:
+    def _give_more(self, rows: Int64s) -> None:
         """As `kernels.pairs.give_more`, to distinct pairs without."""
         evident = {name: self.of(name, rows) for name in _EVIDENT}
-        self["more"][rows] = self.more.add(len(rows), views=self["events"][rows] > 0, **evident)
-        return self["more"][rows]
+        more = self.more.add(len(rows), views=evident["events"] > 0, **evident)
+        self.put("events_or_more", rows, ~more)
 
     def _allocated(self, slots: int) -> NDArray[np.uint64]:
-        allocated = np.zeros(slots + 1, np.uint64)
+        allocated = zeros(slots + 1, np.dtype(np.uint64))
         allocated[slots] = self._seed
         return allocated

@@ -1,6 +1,6 @@
 """Ray's processes on this machine, without those that have nothing to do for playhead.
 
-They would take a third of a start's processor time, and 220 MiB. Ray has no options for it.
+They would take half of a start's processor time, and 265 MiB. Ray has no options for it.
 """
 
 from typing import Any
@@ -32,6 +32,9 @@ _command_of = services._build_python_executable_command_memory_profileable
 class _Node(node.Node):
     def start_monitor(self) -> None:
         """It would ask for more machines."""
+
+    def start_log_monitor(self) -> None:
+        """It would bring what actors have to say to the driver, which `log_pipe` does."""
 
     def start_api_server(self, **_: Any) -> None:
         """Without the dashboard, it would report usage."""

@@ -210,7 +210,7 @@ def _digest_of(state: State) -> int:
     users, movies = state.user_names.hashes(), state.movie_names.hashes()
     pair = users[pairs["user"][kept]] * _ODD + movies[pairs["movie"][kept]]
     mixed = (pair ^ (pair >> np.uint64(29))) * _ODD
-    return int((mixed * (pairs["events"][kept].astype(np.uint64) + np.uint64(1))).sum())
+    return int((mixed * (pairs.of("events", kept).astype(np.uint64) + np.uint64(1))).sum())
 
 
 def _in_order(old: list[_OldShard]) -> Iterator[pa.Table]:

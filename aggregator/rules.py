@@ -31,6 +31,11 @@ class Rules:
         """`complete_ratio` in millionths, so that comparing it stays in integers."""
         return round(self.complete_ratio * PARTS)
 
+    @property
+    def resume_parts(self) -> int:
+        """`RESUME_RATIO` in millionths."""
+        return round(RESUME_RATIO * PARTS)
+
     def is_complete(self, at_ms: int, duration_ms: int) -> bool:
         """Whether `at_ms` is at or past the end, as far as completion goes."""
         return (
@@ -41,7 +46,7 @@ class Rules:
     def resume_ms(self, latest_ms: int, duration_ms: int) -> int:
         """Where to go on; `duration_ms` is 0 when it is unknown."""
         if duration_ms and (
-            latest_ms * PARTS < round(RESUME_RATIO * PARTS) * duration_ms
+            latest_ms * PARTS < self.resume_parts * duration_ms
             or self.is_complete(latest_ms, duration_ms)
         ):
             return 0

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aggregator.rules import RESUME_RATIO, Rules
+from aggregator.rules import Rules
 from kernels.rows import BUCKET_MS, COMPLETE_TAIL_MS, PARTS
 
 #: The tables of totals, and the columns that are the key of each, which come first.
@@ -86,7 +86,7 @@ def _macros(facts: str, rules: Rules, fold_before: int) -> dict[str, str | int]:
         "complete_parts": rules.complete_parts,
         "by_position": str(rules.credit == "position"),
         "complete_tail_ms": COMPLETE_TAIL_MS,
-        "resume_parts": round(RESUME_RATIO * PARTS),
+        "resume_parts": rules.resume_parts,
         "parts": PARTS,
         "bucket_ms": BUCKET_MS,
         "fold_before": fold_before,

@@ -9,8 +9,6 @@ A pair, user or movie exists from its first change to its erasure. Its row stays
 in memory, as one that is new, and is left out of the next snapshot.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -23,17 +21,16 @@ from aggregator.recent import RecentHashes
 from aggregator.rules import HOURS_KEPT_DAYS, WATCHING_NOW_MS, Rules
 from aggregator.runs import Runs
 from aggregator.table import IndexedTable, Table
-from kernels import lists, names, watching
+from kernels import lists, live, names, progress, watching
 from kernels.compiler import frozen
 from kernels.pairs import begin_pair
 from kernels.rows import (
     BUCKET_MS,
-    COMPLETE_TAIL_MS,
+    LATE,
     MOVIE,
-    NO_MORE,
+    NAMELESS,
     NONE,
     PAIR_HOUR,
-    PARTS,
     STREAM,
     USER,
 )
@@ -47,10 +44,9 @@ Bools = NDArray[np.bool_]
 
 #: Room for so many buckets is made at a time, whatever events may come to.
 _BUCKETS_AT_ONCE = 1 << 16
-#: Those that may be watched now are looked through when they are so many, or twice as before.
-_LISTED_MIN = 1 << 12
+#: So long after a stream is no longer watched it loses its mark: a clock may step back a little.
+_UNMARKED_AFTER_MS = 10_000
 
-_LATE = np.iinfo(np.int64).max
 _SUMS = ("watch_ms", "first_t", "last_t", "views", "events", "pairs", "viewers", "completions")
 _PAIR_COLUMNS = (
     *("user", "movie", "events", "views", "version", "begun_again", "hidden", "watch_ms"),
@@ -59,7 +55,7 @@ _PAIR_COLUMNS = (
 )
 _STREAM_COLUMNS = ("session_hash", "last_t", "last_at", "run_start")
 _NOTHING = np.zeros(0, np.int64)
-_NAMELESS = np.zeros(1, np.int64)
+_NO_SESSIONS = np.full(1, NAMELESS, np.int64)
 
 
 class State:
@@ -71,8 +67,8 @@ class State:
     def __init__(self, rules: Rules, hours_kept_days: int = HOURS_KEPT_DAYS) -> None:
         self.rules = rules
         self.user_names, self.movie_names = Names(), Names()
-        self.users = Table(USER, {"first_t": _LATE, "last_t": NONE, "first_pair": NONE})
-        self.movies = Table(MOVIE, {"first_t": _LATE, "last_t": NONE})
+        self.users = Table(USER, {"first_t": LATE, "last_t": NONE, "first_pair": NONE})
+        self.movies = Table(MOVIE, {"first_t": LATE, "last_t": NONE})
         self.titles: dict[int, str] = {}
         self.pairs = Pairs()
         self.streams = IndexedTable(STREAM, {"last_t": NONE, "next": NONE})
@@ -86,12 +82,15 @@ class State:
         #: Numbers changes in order of arrival; only its order means anything.
         self.order = 0
         self._settings = watching.Settings(
-            rules.max_gap_ms, rules.idle_ms, rules.complete_parts, rules.credit == "position"
+            rules.max_gap_ms,
+            rules.idle_ms,
+            rules.complete_parts,
+            rules.resume_parts,
+            rules.credit == "position",
         )
-        #: All streams with an event at `_listed_t` or after it, and some of those before.
-        self._listed = np.empty(_LISTED_MIN, np.int64)
-        self._listed_t = 0
-        self._listed_count, self._listed_max = 0, _LISTED_MIN
+        #: Marks of all streams with an event at `_marked_t` or after it, and some of those before.
+        self._live_pairs = self._live_streams = np.zeros(0, np.uint64)
+        self._marked_t = 0
 
     @property
     def tables(self) -> Tables:
@@ -107,6 +106,8 @@ class State:
             users=self.users.rows,
             movies=self.movies.rows,
             buckets=Indexed(buckets.rows, buckets.size, buckets.index.slots),
+            live_pairs=self._live_pairs,
+            live_streams=self._live_streams,
             totals=self.totals,
         )
 
@@ -146,14 +147,15 @@ class State:
         movie_codes = self.movie_names.codes(Strings.of(slugs))
         return lists.rows_of_pairs(self.tables, user_codes, movie_codes)
 
-    def pair_rows(self, user: str) -> Int64s:
-        """The rows of a user's pairs that exist."""
+    def moments(self, user: str) -> Int64s:
+        """Of a user's pairs that exist, as `kernels.progress.moments`."""
         code = self.user_names.code(user)
-        if code is None:
-            return _NOTHING
-        rows: Int64s = lists.list_of(self.pairs.rows, int(self.users.rows["first_pair"][code]))
-        exist: Int64s = rows[self.pairs.of("version", rows) > 0]
-        return exist
+        first = NONE if code is None else int(self.users.rows["first_pair"][code])
+        return progress.moments(self._settings, self.tables, first)
+
+    def progress(self, rows: Int64s) -> Int64s:
+        """Of each pair, as `kernels.progress.progress`."""
+        return progress.progress(self._settings, self.tables, rows)
 
     def movie_code(self, slug: str) -> int | None:
         """The code of a movie that exists: someone watched it, or the catalogue has it."""
@@ -163,29 +165,16 @@ class State:
         movie = self.movies.rows[code]
         return code if movie["pairs"] or movie["described"] else None
 
-    def durations_ms(self, rows: Int64s) -> Int64s:
-        """Of each pair: its own, else the catalogue's, else 0."""
-        own = self.pairs.of("duration_ms", rows)
-        return np.where(own > 0, own, self.movies["duration_ms"][self.pairs["movie"][rows]])
-
-    def is_complete(self, at_ms: Int64s, duration_ms: Int64s) -> Bools:
-        """Whether each position is at or past the end, as far as completion goes."""
-        return (duration_ms > 0) & (
-            (at_ms * PARTS >= self.rules.complete_parts * duration_ms)
-            | (duration_ms - at_ms <= COMPLETE_TAIL_MS)
-        )
-
-    def unique_ms(self, rows: Int64s) -> Int64s:
-        """How much of the movie each pair has seen."""
-        return lists.unique_ms(self.tables, rows)
-
     def watching_now(self, now_ms: int) -> Int64s:
         """By movie, the streams whose last event is at most a minute old."""
         watching = np.zeros(len(self.movies), np.int64)
-        listed = self._listed[: self._listed_count]
-        live = lists.count_live(self.tables, listed, now_ms - WATCHING_NOW_MS, watching)
-        if 2 * live < self._listed_count:  # else each question would go through all of them
-            self.unlist(now_ms)
+        since_t = now_ms - WATCHING_NOW_MS
+        if since_t < self._marked_t:  # the clock stepped back after someone had asked
+            live.mark_all(self.tables, since_t)
+            self._marked_t = since_t
+        forgotten_t = since_t - _UNMARKED_AFTER_MS
+        live.count(self.tables, since_t, forgotten_t, watching)
+        self._marked_t = max(self._marked_t, forgotten_t)
         return watching
 
     def add_pair(self, user: str, slug: str) -> int:
@@ -203,10 +192,6 @@ class State:
         if not len(batch):
             return
         received = _each(received_ms, len(batch))
-        # The clock stepped back after someone had asked. By less than a minute goes unnoticed, and
-        # who was let off the list by then is watching again from the next event on.
-        if received[0] < self._listed_t:
-            self._list_anew(int(received[0]))
         users = names.wanted_of(frozen(batch.user), duplicate, len(batch.users))
         movies = names.wanted_of(frozen(batch.slug), duplicate, len(batch.slugs))
         sessions = batch.sessions
@@ -223,7 +208,9 @@ class State:
             users=intern(self.user_names, self.users, batch.users, users),
             movies=intern(self.movie_names, self.movies, batch.slugs, movies),
             session_hashes=(
-                names.hash_sessions(sessions.offsets, sessions.data) if has_sessions else _NAMELESS
+                names.hash_sessions(sessions.offsets, sessions.data)
+                if has_sessions
+                else _NO_SESSIONS
             ),
         )
         buckets_each = self.rules.max_gap_ms // BUCKET_MS + 2
@@ -235,43 +222,26 @@ class State:
             if has_sessions:
                 self.streams.reserve(end - start)
             self.runs.buckets.reserve((end - start) * buckets_each)
+            self._reserve_marks(end - start)
             self._count_some(events, start, end)
         counted = received[~duplicate]
         if len(counted):  # what has no effect, as stored events do not know of it
             self.hours.fold(int(counted[-1]))
-        if self._listed_count > self._listed_max:
-            self.unlist(int(received[-1]))
 
     def _count_some(self, events: watching.Batch, start: int, end: int) -> None:
         """Counts the events from `start` to before `end`, for which there is room."""
-        effects = watching.Effects(*np.empty((6, end - start), np.int64))
-        self.order, credited, merging, listed = watching.count(
-            self._settings, self.tables, events, effects, start, end, self.order, self._listed_t
+        effects = watching.Effects(*np.empty((5, end - start), np.int64))
+        self.order, credited, merging = watching.count(
+            self._settings, self.tables, events, effects, start, end, self.order
         )
         self.hours.add(*(column[:credited] for column in effects[1:4]))
         if merging:
             self.runs.merge(np.unique(effects.merging[:merging]))
-        if listed:
-            self._listed = grown(self._listed, self._listed_count + listed)
-            self._listed[self._listed_count : self._listed_count + listed] = effects.listed[:listed]
-            self._listed_count += listed
 
-    def _list_anew(self, received_ms: int) -> None:
-        """Looks through all streams for those that may be watched now."""
-        self._listed_t = max(received_ms - WATCHING_NOW_MS, 0)
-        self._listed = lists.list_live(self.tables, self._listed_t)
-        self._listed_count = len(self._listed)
-
-    def unlist(self, received_ms: int) -> None:
-        """Forgets of what may be watched now what no longer is."""
-        self._listed_t = max(received_ms - WATCHING_NOW_MS, 0)
-        self.unlist_emptied()
-        self._listed_max = max(2 * self._listed_count, _LISTED_MIN)
-
-    def unlist_emptied(self) -> None:
-        """The same of streams that have no events any more."""
-        listed = self._listed[: self._listed_count]
-        self._listed_count = lists.unlist(self.tables, listed, self._listed_t)
+    def _reserve_marks(self, rows: int) -> None:
+        """Makes room for so many more."""
+        self._live_pairs = grown(self._live_pairs, (len(self.pairs) + rows >> 6) + 1)
+        self._live_streams = grown(self._live_streams, (len(self.streams) + rows >> 6) + 1)
 
     # Snapshots
 
@@ -310,9 +280,10 @@ class State:
         self.movie_names.load_arrow(tables["movies"]["name"])
         titles = tables["movies"]["title"].to_pylist()
         self.titles = {code: title for code, title in enumerate(titles) if title is not None}
-        for table, name in ((self.users, "users"), (self.movies, "movies"), (self.pairs, "pairs")):
-            table.load_arrow(tables[name])
+        self.users.load_arrow(tables["users"])
+        self.movies.load_arrow(tables["movies"])
         pairs = self.pairs
+        pairs.load_arrow(_with_nameless(tables["pairs"], tables["streams"]))
         owners = pairs["user"].astype(np.int64)
         lists.link(pairs.rows, len(pairs), owners, self.users["first_pair"])
         self._load_streams(tables["streams"])
@@ -323,8 +294,10 @@ class State:
         self.hours.load_arrow(tables["hours"], extra["fold_before"])
         self.recent.load_arrow(tables["recent"], extra["young_since_ms"])
         self.order = extra["order"]
+        self._reserve_marks(0)
         newest_t = int(self.movies["last_t"].max(initial=NONE))
-        self._list_anew(newest_t)
+        self._marked_t = max(newest_t - WATCHING_NOW_MS, 0)
+        live.mark_all(self.tables, self._marked_t)
         self.totals[USERS] = np.count_nonzero(self.users["pairs"])
         self.totals[PAIRS] = len(pairs)
         self.totals[STREAMS] = len(tables["streams"])
@@ -344,7 +317,7 @@ class State:
         columns = {
             name: np.concatenate(
                 [
-                    np.zeros(len(nameless), np.int64)
+                    np.full(len(nameless), NAMELESS, np.int64)
                     if name == "session_hash"
                     else self.pairs.of(name, nameless),
                     self.streams[name][named],
@@ -356,8 +329,7 @@ class State:
 
     def _load_streams(self, stored: pa.Table) -> None:
         columns = {name: stored[name].to_numpy() for name in ("pair", *_STREAM_COLUMNS)}
-        named = columns["session_hash"] != 0
-        self._load_nameless({name: column[~named] for name, column in columns.items()})
+        named = columns["session_hash"] != NAMELESS
         self.streams.add(
             int(np.count_nonzero(named)),
             **{name: column[named] for name, column in columns.items()},
@@ -366,16 +338,6 @@ class State:
         lists.index_streams(self.tables)
         owners = self.pairs.more_of(columns["pair"][named])
         lists.link(self.streams.rows, len(self.streams), owners, self.pairs.more["streams"])
-
-    def _load_nameless(self, stored: dict[str, NDArray[Any]]) -> None:
-        pairs, rows = self.pairs, stored["pair"]
-        pairs["run_start"][rows] = stored["run_start"]
-        last_t, last_at = np.full(len(pairs), NONE, np.int64), np.zeros(len(pairs), np.int64)
-        last_t[rows], last_at[rows] = stored["last_t"], stored["last_at"]
-        is_evident = (last_t == pairs["last_t"]) & (last_at == pairs["last_at"])
-        rows = np.flatnonzero(~is_evident | (pairs["more"] != NO_MORE))
-        more = pairs.more_of(rows)
-        pairs.more["last_t"][more], pairs.more["last_at"][more] = last_t[rows], last_at[rows]
 
     def _pair_hours_to_arrow(self, chosen: Int64s) -> pa.Table:
         pair, hour, watch_ms = lists.hours_of(self.tables, chosen)
@@ -402,6 +364,17 @@ def _each(received_ms: int | Int64s, events: int) -> Int64s:
     if isinstance(received_ms, int):
         return np.full(events, received_ms, np.int64)
     return received_ms
+
+
+def _with_nameless(pairs: pa.Table, streams: pa.Table) -> pa.Table:
+    """`pairs` with columns of their streams without a session."""
+    nameless = streams.filter(pa.array(streams["session_hash"].to_numpy() == NAMELESS))
+    rows = nameless["pair"].to_numpy()
+    for name, absent in (("last_t", NONE), ("last_at", 0), ("run_start", 0)):
+        column = np.full(len(pairs), absent, np.int64)
+        column[rows] = nameless[name].to_numpy()
+        pairs = pairs.append_column(name, pa.array(column))
+    return pairs
 
 
 def _renumber(chosen: Bools) -> Int64s:

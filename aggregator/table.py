@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from aggregator.intmap import IntMap
 from aggregator.memory import grown
-from kernels.rows import NONE
+from kernels import narrow
+from kernels.rows import INT40, INT48, NONE
 
 _ROWS_MIN = 64
 
@@ -19,29 +20,37 @@ Bools = NDArray[np.bool_]
 
 
 class Table:
-    """Rows of a dtype. `table["name"]` is a view of a column of those in use, to read and write.
+    """Rows of a dtype. `table["name"]` is a column of those in use.
 
-    `rows` has room for more than `size[0]`, the number of rows in use; `size[1]` is the
-    first of a list of rows to use again, or NONE.
+    It is a view to read and write, unless the column is of narrow numbers: these are
+    read to a copy, and `put` writes them. `rows` has room for more than `size[0]`, the
+    number of rows in use; `size[1]` is the first of a list of rows to use again, or NONE.
     """
 
     def __init__(self, dtype: np.dtype[Any], absent: Mapping[str, int] | None = None) -> None:
         """`absent` gives the value of a new row where it is not 0."""
         self.rows = np.empty(_ROWS_MIN, dtype)
         self.size = np.array([0, NONE], np.int64)
-        self._new = np.zeros((), dtype)
+        self._narrow = {n for n in dtype.names or () if dtype[n] in (INT40, INT48)}
+        self._new = np.zeros(1, dtype)
         for name, value in (absent or {}).items():
-            self._new[name] = value
+            self._put(self._new[name], name, 0, value)
 
     def __len__(self) -> int:
         return int(self.size[0])
 
     def __getitem__(self, column: str) -> Column:
-        return self.rows[column][: self.size[0]]
+        values: Column = self.of(column, slice(None))
+        return values
 
     def of(self, column: str, rows: Any) -> Any:
         """The values of a column in `rows`, which are numbers or what else an index can be."""
-        return self[column][rows]
+        values = self.rows[column][: len(self)][rows]
+        return narrow.values(values) if column in self._narrow else values
+
+    def put(self, column: str, rows: Any, values: Any) -> None:
+        """Writes what `of` reads."""
+        self._put(self.rows[column][: len(self)], column, rows, values)
 
     def reserve(self, rows: int) -> None:
         """Makes room for so many more."""
@@ -54,14 +63,8 @@ class Table:
         self.size[0] += rows
         self.rows[start : start + rows] = self._new
         for name, value in values.items():
-            self.rows[name][start : start + rows] = value
+            self.put(name, slice(start, start + rows), value)
         return np.arange(start, start + rows)
-
-    def clear(self, rows: Int64s, *but: str) -> None:
-        """Sets `rows` to what new ones are, except for the columns named."""
-        for name in self._new.dtype.names or ():
-            if name not in but:
-                self[name][rows] = self._new[name]
 
     def to_arrow(self, columns: tuple[str, ...], chosen: Bools | None = None) -> pa.Table:
         """A copy of these columns of the `chosen` rows, or of all."""
@@ -70,8 +73,14 @@ class Table:
 
     def load_arrow(self, stored: pa.Table) -> None:
         """Fills an empty table; what `stored` lacks is as in new rows."""
-        known = [name for name in stored.column_names if name in (self._new.dtype.names or ())]
+        known = [name for name in stored.column_names if name in (self.rows.dtype.names or ())]
         self.add(len(stored), **{name: stored[name].to_numpy() for name in known})
+
+    def _put(self, into: Column, column: str, rows: Any, values: Any) -> None:
+        if column in self._narrow:
+            narrow.put_all(into, rows, values)
+        else:
+            into[rows] = values
 
 
 class IndexedTable(Table):

@@ -4,7 +4,7 @@ import numpy as np
 
 from aggregator import erasure
 from aggregator.answers import history, progress_of, retention
-from aggregator.rules import WATCHING_NOW_MS, Rules
+from aggregator.rules import Rules
 from aggregator.state import State
 from kernels.compiler import loading
 from kernels.watching import MERGED_FROM
@@ -23,7 +23,6 @@ def warm_up() -> None:
     frame = Encoded.of(batch.encode())
     frame.check()
     Encoded.join([frame, frame])
-    state.unlist(_NOW_MS + WATCHING_NOW_MS + 1)
     loaded = State(Rules())
     loaded.load_arrow(state.to_arrow(), state.extra())
     row = loaded.pair_row("u", "m")

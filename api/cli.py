@@ -8,8 +8,8 @@ from cyclopts import App, Parameter
 from pydantic import ValidationError
 
 from aggregator import environment
+from aggregator.logs import configure
 from api import __version__, stopping
-from api.logs import configure
 from api.settings import Settings
 from persistence.errors import PersistenceError
 

@@ -20,9 +20,9 @@ from aggregator import cluster
 from aggregator.cluster import Membership
 from aggregator.lane import Lane, QueueLimits
 from aggregator.link import ShardLink, node_id
+from aggregator.logs import configure
 from aggregator.router import Router
 from api.app import create_app
-from api.logs import configure
 from api.orders import BACKLOG, READY, Orders
 from api.settings import Settings
 from api.swift import SwiftProtocol

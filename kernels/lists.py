@@ -5,14 +5,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import pair_index
+from kernels import narrow, pair_index, streams
 from kernels.compiler import allocating_helper, helper, kernel
 from kernels.intmap import insert
-from kernels.pairs import empty_more, empty_pair, exists, nameless_last
+from kernels.pairs import (
+    empty_more,
+    empty_pair,
+    events_of,
+    exists,
+    has_more,
+    more_of,
+    nameless_last,
+    watch_ms_of,
+)
 from kernels.retention import find_bucket
-from kernels.rows import BUCKET_MS, NO_MORE, NONE
+from kernels.rows import BUCKET_MS, NONE
 from kernels.tables import Table, Tables
-from kernels.watching import listed_pair, listed_stream, stream_key
+from kernels.watching import stream_key
 
 Rows = NDArray[Any]
 Int32s = NDArray[np.int32]
@@ -37,21 +46,7 @@ def rows_of_pairs(tables: Tables, users: Int64s, movies: Int64s) -> Int64s:
 @helper
 def _exists(tables: Tables, row: int) -> bool:
     pair = tables.pairs.rows[row]
-    return exists(pair, tables.more.rows[pair.more])
-
-
-@kernel
-def list_of(rows: Rows, first: int) -> Int64s:
-    """The numbers of the rows of a list, from its first."""
-    count, row = 0, first
-    while row != NONE:
-        count, row = count + 1, rows[row].next
-    numbers = np.empty(count, np.int64)
-    row = first
-    for i in range(count):
-        numbers[i] = row
-        row = rows[row].next
-    return numbers
+    return exists(pair, tables.more.rows[more_of(pair)])
 
 
 @kernel
@@ -90,7 +85,8 @@ def hours_of(tables: Tables, rows: Int64s) -> Columns:
         if pair.hour == NONE:
             continue
         first, at = count, pair.hours
-        which[first], hours[first], watch_ms[first] = i, pair.hour, pair.watch_ms
+        which[first], hours[first] = i, pair.hour
+        watch_ms[first] = watch_ms_of(pair, tables.more.rows[more_of(pair)])
         count += 1
         while at != NONE:
             other = tables.pair_hours.rows[at]
@@ -146,10 +142,10 @@ def release(table: Table, first: int) -> None:
 
 
 @allocating_helper
-def _intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
+def intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
     """Start and end of all runs of a pair that cover anything, closed and open, by start."""
     pair = tables.pairs.rows[row]
-    more = tables.more.rows[pair.more]
+    more = tables.more.rows[more_of(pair)]
     last_at = nameless_last(pair, more)[1]
     count = 1
     at = more.streams
@@ -159,15 +155,15 @@ def _intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
         count += tables.runs.rows[more.runs].rank
     start, end = np.empty(count, np.int64), np.empty(count, np.int64)
     count = 0
-    if last_at > pair.run_start:
-        start[0], end[0] = pair.run_start, last_at
+    run_start = narrow.value(pair.run_start)
+    if last_at > run_start:
+        start[0], end[0] = run_start, last_at
         count = 1
     at = more.streams
     while at != NONE:
         stream = tables.streams.rows[at]
-        if stream.last_at > stream.run_start:
-            start[count], end[count] = stream.run_start, stream.last_at
-            count += 1
+        start[count], end[count] = streams.open_run(stream)
+        count += end[count] > start[count]
         at = stream.next
     at = more.runs
     while at != NONE:
@@ -179,29 +175,11 @@ def _intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
 
 
 @kernel
-def unique_ms(tables: Tables, rows: Int64s) -> Int64s:
-    """How much of the movie the runs of each pair cover."""
-    lengths = np.zeros(len(rows), np.int64)
-    for i in range(len(rows)):
-        pair = tables.pairs.rows[rows[i]]
-        more = tables.more.rows[pair.more]
-        if more.runs == NONE and more.streams == NONE:
-            lengths[i] = nameless_last(pair, more)[1] - pair.run_start
-            continue
-        start, end = _intervals(tables, rows[i])
-        reached = np.int64(0)
-        for k in range(len(start)):
-            lengths[i] += max(end[k] - max(start[k], reached), 0)
-            reached = max(reached, end[k])
-    return lengths
-
-
-@kernel
 def uncount_runs(tables: Tables, rows: Int64s) -> None:
     """Takes the runs of pairs, and the pairs, out of retention."""
     for i in range(len(rows)):
         movie = tables.pairs.rows[rows[i]].movie
-        start, end = _intervals(tables, rows[i])
+        start, end = intervals(tables, rows[i])
         viewed = np.int64(0)  # up to this bucket
         for k in range(len(start)):
             first, stop = start[k] // BUCKET_MS, (end[k] - 1) // BUCKET_MS + 1
@@ -234,24 +212,24 @@ def last_t(tables: Tables, rows: Int64s) -> Int64s:
 @kernel
 def empty(tables: Tables, rows: Int64s) -> int:
     """Makes pairs as they are before the first change; how many streams they had."""
-    streams = 0
+    emptied = 0
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]
-        more = tables.more.rows[pair.more]
-        streams += nameless_last(pair, more)[0] != NONE
+        more = tables.more.rows[more_of(pair)]
+        emptied += nameless_last(pair, more)[0] != NONE
         at = more.streams
         while at != NONE:
             stream = tables.streams.rows[at]
-            streams += stream.last_t != NONE
-            stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
+            emptied += streams.last_t(stream) != NONE
+            streams.put(stream, NONE, 0, 0)
             stream.been_from = stream.been_to = 0
             at = stream.next
         release(tables.runs, more.runs)
         release(tables.pair_hours, pair.hours)
         empty_pair(pair)
-        if pair.more != NO_MORE:
+        if has_more(pair):
             empty_more(more)
-    return streams
+    return emptied
 
 
 @kernel
@@ -259,9 +237,9 @@ def ends_of_movies(tables: Tables, count: int, chosen: Bools) -> None:
     """Finds the first and last event anew of the movies that are `chosen`."""
     for row in range(count):
         pair = tables.pairs.rows[row]
-        if chosen[pair.movie] and pair.events > 0:
+        if chosen[pair.movie] and _is_watched(tables, pair):
             movie = tables.movies[pair.movie]
-            movie.first_t = min(movie.first_t, pair.first_t)
+            movie.first_t = min(movie.first_t, narrow.value(pair.first_t))
             movie.last_t = max(movie.last_t, _last_t(tables, row))
 
 
@@ -272,77 +250,26 @@ def ends_of_user(tables: Tables, user: int) -> None:
     row = owner.first_pair
     while row != NONE:
         pair = tables.pairs.rows[row]
-        if pair.events > 0:
-            owner.first_t = min(owner.first_t, pair.first_t)
+        if _is_watched(tables, pair):
+            owner.first_t = min(owner.first_t, narrow.value(pair.first_t))
             owner.last_t = max(owner.last_t, _last_t(tables, row))
         row = pair.next
 
 
 @helper
+def _is_watched(tables: Tables, pair: Any) -> bool:
+    return events_of(pair, tables.more.rows[more_of(pair)]) > 0
+
+
+@helper
 def _last_t(tables: Tables, row: int) -> int:
     pair = tables.pairs.rows[row]
-    more = tables.more.rows[pair.more]
+    more = tables.more.rows[more_of(pair)]
     highest, at = nameless_last(pair, more)[0], more.streams
     while at != NONE:
         stream = tables.streams.rows[at]
-        highest, at = max(highest, stream.last_t), stream.next
+        highest, at = max(highest, streams.last_t(stream)), stream.next
     return highest
-
-
-@kernel
-def count_live(tables: Tables, listed: Int64s, since_t: int, watching: Int64s) -> int:
-    """Counts those listed that were watched since then, by movie and altogether."""
-    total = 0
-    for i in range(len(listed)):
-        pair, last_t = _listed(tables, listed[i])
-        if last_t >= since_t:
-            watching[tables.pairs.rows[pair].movie] += 1
-            total += 1
-    return total
-
-
-@kernel
-def unlist(tables: Tables, listed: Int64s, since_t: int) -> int:
-    """Drops those listed that were not watched since then; so many are left, in front."""
-    left = 0
-    for i in range(len(listed)):
-        _, last_t = _listed(tables, listed[i])
-        if last_t >= since_t:
-            listed[left] = listed[i]
-            left += 1
-    return left
-
-
-@helper
-def _listed(tables: Tables, listed: int) -> tuple[int, int]:
-    """The pair of a stream that is listed, and its last t."""
-    row = listed >> 1
-    if listed & 1:
-        stream = tables.streams.rows[row]
-        return np.int64(stream.pair), stream.last_t
-    return row, _nameless_t(tables, row)
-
-
-@helper
-def _nameless_t(tables: Tables, row: int) -> int:
-    pair = tables.pairs.rows[row]
-    return nameless_last(pair, tables.more.rows[pair.more])[0]
-
-
-@kernel
-def list_live(tables: Tables, since_t: int) -> Int64s:
-    """Lists all streams that were watched since then."""
-    listed = np.empty(tables.pairs.size[0] + tables.streams.size[0], np.int64)
-    count = 0
-    for row in range(tables.pairs.size[0]):
-        if _nameless_t(tables, row) >= since_t:
-            listed[count] = listed_pair(row)
-            count += 1
-    for row in range(tables.streams.size[0]):
-        if tables.streams.rows[row].last_t >= since_t:
-            listed[count] = listed_stream(row)
-            count += 1
-    return listed[:count].copy()
 
 
 @kernel

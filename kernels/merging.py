@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from kernels.compiler import allocating_helper, kernel
 from kernels.lists import release
+from kernels.pairs import more_of
 from kernels.rows import BUCKET_MS, NONE
 from kernels.tables import Table, Tables, allocate
 
@@ -34,11 +35,12 @@ def merge_all(tables: Tables, pairs: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     """
     edges = 0
     for row in pairs:
-        edges += 4 * tables.runs.rows[tables.more.rows[tables.pairs.rows[row].more].runs].rank
+        more = tables.more.rows[more_of(tables.pairs.rows[row])]
+        edges += 4 * tables.runs.rows[more.runs].rank
     owners, buckets, changes = np.empty((3, edges), np.int64)
     found = 0
     for i in range(len(pairs)):
-        more = tables.more.rows[tables.pairs.rows[pairs[i]].more]
+        more = tables.more.rows[more_of(tables.pairs.rows[pairs[i]])]
         start, end = _closed(tables.runs, more.runs)
         starts, ends = union(start, end)
         release(tables.runs, more.runs)

@@ -16,23 +16,28 @@ PARTS = 1_000_000
 #: A movie is complete this close to its end, whatever its length.
 COMPLETE_TAIL_MS = 1_000
 
+#: Numbers in few bytes, as `kernels.narrow` reads and writes them: positions, of which the
+#: highest has 34 bits; and Unix times, or changes in order.
+INT40 = np.dtype([("low", np.uint32), ("high", np.int8)])
+INT48 = np.dtype([("low", np.uint32), ("high", np.int16)])
+#: Later than any event: the first t where there is none.
+LATE = (1 << 47) - 1
+
 #: A user and a movie, packed. Its stream without a session is where its latest moment is,
-#: unless there is `more`. The hour of the first credit has what `hours` leave of `watch_ms`.
+#: unless there is `more`. The hour of the first credit has what `hours` leave of its watch time.
 PAIR = np.dtype(
     [
-        ("watch_ms", np.int64),
-        ("latest_ms", np.int64),
-        ("latest_t", np.int64),
-        ("latest_order", np.int64),
-        ("first_t", np.int64),
-        ("run_start", np.int64),  # of the stream without a session
+        ("latest_ms", INT40),
+        ("run_start", INT40),  # of the stream without a session
+        ("latest_t", INT48),
+        ("latest_order", INT48),
+        ("first_t", INT48),
         ("user", np.int32),
         ("movie", np.int32),
         ("next", np.int32),  # pair of the user
         ("hour", np.int32),
         ("hours", np.int32),
-        ("more", np.int32),
-        ("events", np.int32),
+        ("events_or_more", np.int32),  # how many events; or ~ the row in `more`, which says it
     ]
 )
 
@@ -40,37 +45,39 @@ PAIR = np.dtype(
 #: their own, and is never written to.
 MORE = np.dtype(
     [
-        ("furthest_ms", np.int64),
+        ("watch_ms", np.int64),
         ("duration_ms", np.int64),
-        ("completed_t", np.int64),
+        ("events", np.int64),
+        ("furthest_ms", INT40),
+        ("completed_t", INT48),
         # The stream without a session.
-        ("last_t", np.int64),
-        ("last_at", np.int64),
+        ("last_t", INT48),
+        ("last_at", INT40),
         ("streams", np.int32),
         ("runs", np.int32),
         ("views", np.int32),
         ("changes", np.int32),  # by hand
         ("begun_again", np.bool_),
         ("hidden", np.bool_),
-    ],
-    align=True,
+    ]
 )
 NO_MORE = 0
 
+#: The hash of what is no session.
+NAMELESS = 0
 #: A stream of a pair that has a session.
 STREAM = np.dtype(
     [
         ("session_hash", np.int64),
-        ("last_t", np.int64),
-        ("last_at", np.int64),
-        ("run_start", np.int64),
+        ("last_t", INT48),
+        ("last_at", INT40),
+        ("run_start", INT40),
         ("pair", np.int32),
         ("next", np.int32),
         # Of a pair's first stream: buckets that the pair has been in, all of them.
         ("been_from", np.int32),
         ("been_to", np.int32),
-    ],
-    align=True,
+    ]
 )
 
 #: A closed run of a pair; `rank` is how many there are from here to the end of the list.

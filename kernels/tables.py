@@ -10,6 +10,7 @@ from kernels.rows import NONE
 
 Rows = NDArray[Any]
 Int64s = NDArray[np.int64]
+UInt64s = NDArray[np.uint64]
 
 #: Where `Tables.totals` has how many exist.
 USERS, PAIRS, STREAMS = 0, 1, 2
@@ -41,6 +42,9 @@ class Tables(NamedTuple):
     users: Rows
     movies: Rows
     buckets: Indexed
+    #: Marks of `kernels.live`, with room for all rows that have events.
+    live_pairs: UInt64s
+    live_streams: UInt64s
     #: How many users, pairs and streams exist.
     totals: Int64s
 

@@ -9,14 +9,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import intmap, pair_index
+from kernels import intmap, live, narrow, pair_index, streams
 from kernels.ahead import fetch
 from kernels.compiler import helper, lean_kernel
 from kernels.hashing import mix
-from kernels.pairs import begin, exists, give_more, nameless_last, pair_row
+from kernels.pairs import (
+    EVENTS_MAX,
+    begin,
+    events_of,
+    exists,
+    give_more,
+    has_more,
+    more_of,
+    nameless_last,
+    pair_row,
+)
 from kernels.retention import first_bucket_slot, lengthen
-from kernels.rows import COMPLETE_TAIL_MS, HOUR_MS, NO_MORE, NONE, PARTS
-from kernels.tables import STREAMS, Rows, Table, Tables, allocate
+from kernels.rows import COMPLETE_TAIL_MS, HOUR_MS, NAMELESS, NONE, PARTS
+from kernels.tables import STREAMS, Table, Tables, allocate
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -36,6 +46,7 @@ class Settings(NamedTuple):
     max_gap_ms: int
     idle_ms: int
     complete_parts: int
+    resume_parts: int
     by_position: bool
 
 
@@ -68,8 +79,6 @@ class Effects(NamedTuple):
     watch_ms: Int64s
     #: Pairs with runs to merge.
     merging: Int64s
-    #: Those that may be watched now and are not listed yet: as `listed_pair` and `listed_stream`.
-    listed: Int64s
 
 
 @lean_kernel
@@ -81,15 +90,13 @@ def count(
     first: int,
     end: int,
     order: int,
-    listed_t: int,
-) -> tuple[int, int, int, int]:
+) -> tuple[int, int, int]:
     """Counts the events from `first` to before `end`; there is room for what they add.
 
-    `order` is the number of the next change; streams with an event at `listed_t` or after
-    it are listed. Returns the next order then, and how many credits, pairs to merge and
-    newly listed there are in `effects`.
+    `order` is the number of the next change. Returns the next order then, and how many
+    credits and pairs to merge there are in `effects`.
     """
-    credited = merging = listed = 0
+    credited = merging = 0
     rows = effects.pairs
     for block in range(first, end, _AHEAD):
         _find_pairs(tables, batch, block, min(block + _AHEAD, end), rows[block - first :])
@@ -101,17 +108,19 @@ def count(
             user, movie = tables.users[pair.user], tables.movies[pair.movie]
             session = batch.session_hashes[batch.session[i]]
             duration = batch.duration_ms[i] if len(batch.duration_ms) else np.int64(0)
-            is_more = session != 0 or duration > 0 or not _is_evident(settings, pair, movie, at, t)
-            if is_more and pair.more == NO_MORE:
+            is_more = (
+                session != NAMELESS or duration > 0 or not _is_evident(settings, pair, movie, at, t)
+            )
+            if is_more and not has_more(pair):
                 give_more(tables.more, pair)
-            more = tables.more.rows[pair.more]
+            more = tables.more.rows[more_of(pair)]
             runs_before = more.runs
             if not exists(pair, more):
                 begin(tables.totals, user, movie)
-            _complete(settings, more, user, movie, duration, at, t)
-            stream = NONE if session == 0 else _stream_row(tables, row, more, session)
-            was_listed = _last_t(tables.streams.rows, pair, more, stream) >= listed_t
+            _complete(settings, tables, pair, more, duration, at, t)
+            stream = NONE if session == NAMELESS else _stream_row(tables, row, more, session)
             credit, is_view = _follow(settings, tables, row, stream, at, t)
+            live.mark(tables, row, stream)
             _move(pair, more, at, t, order)
             order += 1
             _add_sums(pair, more, user, movie, t, credit, is_view)
@@ -119,15 +128,10 @@ def count(
                 hour = t // HOUR_MS
                 _add_hour(tables.pair_hours, pair, hour, credit)
                 credited = _credit(effects, movie, pair.movie, hour, credit, credited)
-            if not was_listed and _last_t(tables.streams.rows, pair, more, stream) >= listed_t:
-                effects.listed[listed] = (
-                    listed_pair(row) if stream == NONE else listed_stream(stream)
-                )
-                listed += 1
             if more.runs != runs_before and _is_to_merge(tables.runs.rows[more.runs].rank):
                 effects.merging[merging] = row
                 merging += 1
-    return order, credited, merging, listed
+    return order, credited, merging
 
 
 @helper
@@ -154,34 +158,45 @@ def _happened(batch: Batch, i: int) -> int:
 @helper
 def _is_evident(settings: Settings, pair: Any, movie: Any, at: int, t: int) -> bool:
     """Whether a pair without `more` needs none for an event without session and duration."""
-    if settings.by_position and _is_complete(settings, movie.duration_ms, at):
+    if not settings.by_position or is_complete(settings, movie.duration_ms, at):
         return False
-    return pair.events == 0 or _goes_on(settings, pair.latest_t, pair.latest_ms, at, t)
+    events = pair.events_or_more  # more than there can be would be a row of `more`
+    latest_t, latest_ms = narrow.value(pair.latest_t), narrow.value(pair.latest_ms)
+    return events == 0 or (events < EVENTS_MAX and _goes_on(settings, latest_t, latest_ms, at, t))
 
 
 @helper
 def _complete(
-    settings: Settings, more: Any, user: Any, movie: Any, given: int, at: int, t: int
+    settings: Settings, tables: Tables, pair: Any, more: Any, given: int, at: int, t: int
 ) -> None:
     """Latches completion; what happens after it begins the movie again."""
     if given > 0:
         more.duration_ms = given
-    duration = more.duration_ms if more.duration_ms > 0 else movie.duration_ms
-    if more.completed_t != NONE:
-        more.begun_again |= t >= more.completed_t
-    elif settings.by_position and _is_complete(settings, duration, at):
-        more.completed_t = t
-        user.completions += 1
-        movie.completions += 1
+    duration = duration_ms_of(tables, pair, more)
+    completed_t = narrow.value(more.completed_t)
+    if completed_t != NONE:
+        more.begun_again |= t >= completed_t
+    elif settings.by_position and is_complete(settings, duration, at):
+        narrow.put(more.completed_t, t)
+        tables.users[pair.user].completions += 1
+        tables.movies[pair.movie].completions += 1
+
+
+@helper
+def duration_ms_of(tables: Tables, pair: Any, more: Any) -> int:
+    """The pair's own, else the catalogue's, else 0."""
+    return more.duration_ms if more.duration_ms > 0 else tables.movies[pair.movie].duration_ms
 
 
 @helper
 def _move(pair: Any, more: Any, at: int, t: int, order: int) -> None:
     """The latest moment is that of the highest t, the later arrival at a tie."""
-    if t >= pair.latest_t:
-        pair.latest_t, pair.latest_ms, pair.latest_order = t, at, order
-    if pair.more != NO_MORE:
-        more.furthest_ms = max(more.furthest_ms, at)
+    if t >= narrow.value(pair.latest_t):
+        narrow.put(pair.latest_t, t)
+        narrow.put(pair.latest_ms, at)
+        narrow.put(pair.latest_order, order)
+    if has_more(pair):
+        narrow.put(more.furthest_ms, max(narrow.value(more.furthest_ms), at))
         more.hidden = False
 
 
@@ -190,34 +205,24 @@ def _add_sums(
     pair: Any, more: Any, user: Any, movie: Any, t: int, credit: int, is_view: bool
 ) -> None:
     """Adds an event to its pair, user and movie."""
-    is_first = pair.events == 0
+    is_first = events_of(pair, more) == 0
     user.viewers += is_first
     movie.viewers += is_first
-    pair.first_t = min(pair.first_t, t)
+    narrow.put(pair.first_t, min(narrow.value(pair.first_t), t))
     user.first_t, movie.first_t = min(user.first_t, t), min(movie.first_t, t)
     user.last_t, movie.last_t = max(user.last_t, t), max(movie.last_t, t)
-    pair.events += 1
     user.events += 1
     movie.events += 1
-    if pair.more != NO_MORE:
+    if has_more(pair):
+        more.events += 1
         more.views += is_view
+        more.watch_ms += credit
+    else:
+        pair.events_or_more += 1
     user.views += is_view
     movie.views += is_view
-    pair.watch_ms += credit
     user.watch_ms += credit
     movie.watch_ms += credit
-
-
-@helper
-def listed_pair(row: int) -> int:
-    """How a pair, for its stream without a session, stands among those watched now."""
-    return row << 1
-
-
-@helper
-def listed_stream(row: int) -> int:
-    """How a stream with a session stands among those watched now."""
-    return row << 1 | 1
 
 
 @helper
@@ -240,9 +245,9 @@ def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s
             user, movie = _names_of(batch, i)
             row = pair_row(tables, user, movie)
             rows[i - first] = row
-            fetch(tables.more.rows, tables.pairs.rows[row].more)
+            fetch(tables.more.rows, more_of(tables.pairs.rows[row]))
             session = batch.session_hashes[batch.session[i]]
-            if session != 0:
+            if session != NAMELESS:
                 key, of_streams = stream_key(tables, row, session), tables.streams.slots
                 fetch(of_streams, intmap.first_slot(of_streams, key))
 
@@ -262,27 +267,27 @@ def stream_key(tables: Tables, pair: int, session: int) -> int:
 @helper
 def _stream_row(tables: Tables, pair: int, more: Any, session: int) -> int:
     """The row of a stream; one that is new stands first in its pair's list."""
-    streams = tables.streams
+    rows, size = tables.streams.rows, tables.streams.size
     key = stream_key(tables, pair, session)
-    row = intmap.find_or_reserve(streams.slots, key, streams.size)
+    row = intmap.find_or_reserve(tables.streams.slots, key, size)
     if row != NONE:
         return row
-    row = streams.size[0]
-    streams.size[0] = row + 1
-    stream = streams.rows[row]
+    row = size[0]
+    size[0] = row + 1
+    stream = rows[row]
     stream.session_hash, stream.pair = session, pair
-    stream.last_t, stream.last_at, stream.run_start = NONE, 0, 0
+    streams.put(stream, NONE, 0, 0)
     stream.next = more.streams
     stream.been_from = stream.been_to = 0
     if stream.next != NONE:
-        before = streams.rows[stream.next]
+        before = rows[stream.next]
         stream.been_from, stream.been_to = before.been_from, before.been_to
     more.streams = row
     return row
 
 
 @helper
-def _is_complete(settings: Settings, duration: int, at: int) -> bool:
+def is_complete(settings: Settings, duration: int, at: int) -> bool:
     """Whether `at` is at or past the end, as far as completion goes."""
     return duration > 0 and (
         at * PARTS >= settings.complete_parts * duration or duration - at <= COMPLETE_TAIL_MS
@@ -301,13 +306,14 @@ def _follow(
 ) -> tuple[int, bool]:
     """What an event adds to its stream: the credit, and whether it opens a view."""
     pair = tables.pairs.rows[row]
-    more = tables.more.rows[pair.more]
+    more = tables.more.rows[more_of(pair)]
     if stream == NONE:
         last_t, last_at = nameless_last(pair, more)
-        run_start = pair.run_start
+        run_start = narrow.value(pair.run_start)
     else:
         named = tables.streams.rows[stream]
-        last_t, last_at, run_start = named.last_t, named.last_at, named.run_start
+        last_t = streams.last_t(named)
+        run_start, last_at = streams.open_run(named)
     credit = np.int64(0) if settings.by_position else at
     if last_t == NONE:  # 1
         tables.totals[STREAMS] += 1
@@ -324,21 +330,13 @@ def _follow(
             _close_run(tables.runs, more, run_start, last_at)
         run_start = at
     if stream == NONE:
-        pair.run_start = run_start
-        if pair.more != NO_MORE:  # else the latest moment tells
-            more.last_t, more.last_at = t, at
+        narrow.put(pair.run_start, run_start)
+        if has_more(pair):  # else the latest moment tells
+            narrow.put(more.last_t, t)
+            narrow.put(more.last_at, at)
     else:
-        named = tables.streams.rows[stream]
-        named.last_t, named.last_at, named.run_start = t, at, run_start
+        streams.put(tables.streams.rows[stream], t, run_start, at)
     return credit, last_t == NONE or t - last_t > settings.idle_ms
-
-
-@helper
-def _last_t(streams: Rows, pair: Any, more: Any, stream: int) -> int:
-    """Of a stream of a pair, NONE being the one without a session."""
-    if stream == NONE:
-        return nameless_last(pair, more)[0]
-    return streams[stream].last_t
 
 
 @helper

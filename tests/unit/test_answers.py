@@ -62,8 +62,15 @@ def test_what_is_no_longer_watched_is_forgotten_until_it_is_watched_again() -> N
         assert state.watching_now(later_ms).tolist() == [1, 1]
 
 
+def test_who_watches_is_known_whichever_way_the_clock_steps() -> None:
+    state = state_of(Event("u", "m", 0.0), Event("v", "m", 0.0, "tv"))
+    for late_ms in (0, 70_000, 30_000, 71_000, 61_000, 59_000, 10_000_000, 0):
+        expected = 2 * (late_ms < WATCHING_NOW_MS)
+        assert state.watching_now(NOW_MS + late_ms).tolist() == [expected]
+
+
 def test_who_watches_is_known_after_a_clock_that_was_ahead_while_someone_asked() -> None:
-    """No stream was listed until the time had come at which they had asked."""
+    """No stream was marked until the time had come at which they had asked."""
     state = State(Rules())
     day_ms = 24 * 3_600_000
     state.apply(to_batch([Part([Event("u", "m", 0.0), Event("v", "m", 0.0)])]), NOW_MS)

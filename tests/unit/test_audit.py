@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aggregator import audit, sockets, wire
@@ -91,7 +92,8 @@ def test_memory_that_differs_is_found(tmp_path: Path) -> None:
             await live(shard)
             await shard.checkpoint()
             await live(shard, 11)
-            state_of(shard).pairs["watch_ms"][0] += 1
+            pairs = state_of(shard).pairs
+            pairs.more["watch_ms"][pairs.more_of(np.array([0]))] += 1
             (problem,) = (await checked(tmp_path)).problems
             assert problem.startswith("progress: watch_ms of user")
             assert ". Most agree with snapshot 10 with the log after it: " in problem

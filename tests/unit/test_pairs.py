@@ -1,7 +1,12 @@
 """What a pair takes in memory, and that the rest is there when it is needed."""
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from aggregator import erasure
 from aggregator.changes import apply
@@ -10,10 +15,15 @@ from aggregator.event import Event, Part, to_batch
 from aggregator.reference import Reference
 from aggregator.rules import Rules
 from aggregator.state import State
-from kernels.rows import PAIR
+from kernels import narrow
+from kernels.compiler import kernel
+from kernels.pairs import EVENTS_MAX
+from kernels.rows import INT40, INT48, PAIR
 from tests.comparison import facts_of_reference, facts_of_state, rows_of_state
 from tests.shards import NOW_MS
 
+#: The highest position that an event can have.
+AT_MAX_MS = 10_000_000_000
 GOES_ON = [Event("u", "m", float(at)) for at in (5, 15, 15, 75)]
 
 
@@ -39,7 +49,7 @@ def test_a_pair_that_only_goes_on_takes_one_row() -> None:
     state = counted(*GOES_ON)
     for each in (state, reloaded(state)):
         assert own_rows(each) == len(each.hours_of_pairs) == 0
-    assert PAIR.itemsize == 76
+    assert PAIR.itemsize == 52
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,48 @@ def test_changes_by_hand_leave_the_stream_where_it_is() -> None:
         reference.apply("u", slug, 80_000, NOW_MS + 12)
     for each in (state, reloaded(state)):
         assert facts_of_state(each) == facts_of_reference(reference)
+
+
+@pytest.mark.parametrize("credit", ["position", "duration"])
+def test_the_largest_positions(credit: Literal["position", "duration"]) -> None:
+    rules = Rules(credit=credit)
+    state, reference = State(rules), Reference(rules)
+    for number, at_ms in enumerate((AT_MAX_MS - 20, AT_MAX_MS - 10, AT_MAX_MS, 0, AT_MAX_MS)):
+        state.apply(to_batch([Part([Event("u", "m", at_ms / 1000)])]), NOW_MS + number)
+        reference.apply("u", "m", at_ms, NOW_MS + number)
+    loaded = State(rules)
+    loaded.load_arrow(state.to_arrow(), state.extra())
+    for each in (state, loaded):
+        assert facts_of_state(each) == facts_of_reference(reference)
+
+
+def test_more_events_than_a_row_counts() -> None:
+    state = counted(GOES_ON[0])
+    state.pairs.put("events_or_more", 0, EVENTS_MAX - 1)
+    for number in range(1, 4):
+        assert own_rows(state) == (number > 2)
+        state.apply(to_batch([Part([GOES_ON[1]])]), NOW_MS + number)
+        assert state.pairs["events"].tolist() == [EVENTS_MAX - 1 + number]
+        assert reloaded(state).pairs["events"].tolist() == [EVENTS_MAX - 1 + number]
+    assert state.pairs["watch_ms"].tolist() == [10_000]
+
+
+@given(st.lists(st.integers(-(1 << 39), (1 << 39) - 1), min_size=1))
+@pytest.mark.parametrize("dtype", [INT40, INT48])
+def test_narrow_numbers_are_what_was_put(dtype: np.dtype[Any], numbers: list[int]) -> None:
+    column = np.zeros(len(numbers), dtype)
+    narrow.put_all(column, slice(None), numbers)
+    assert narrow.values(column).tolist() == numbers
+    assert _put_each(np.zeros(len(numbers), dtype), np.array(numbers)).tolist() == numbers
+
+
+@kernel
+def _put_each(column: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    for i in range(len(column)):
+        narrow.put(column[i], numbers[i])
+    for i in range(len(column)):
+        numbers[i] = narrow.value(column[i])
+    return numbers
 
 
 def test_who_comes_back_after_an_erase_is_watching_once() -> None:

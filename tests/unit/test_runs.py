@@ -31,7 +31,8 @@ def watch_runs(
 def closed_runs(state: State, user: str = "u") -> int:
     row = state.pair_row(user, "m")
     assert row is not None
-    return len(lists.list_of(state.runs.closed.rows, int(state.pairs["runs"][row])))
+    first = state.pairs["runs"][[row]].astype(np.int64)
+    return len(lists.lists_of(state.runs.closed.rows, first)[1])
 
 
 def retention(state: State) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from http import HTTPStatus
 
@@ -71,14 +71,14 @@ The answer comes when all that were accepted are on disk and counted. Any other 
 unknown: send the request again, with the same `id`s or the same `Idempotency-Key`, and it counts
 once."""
 )
-async def events(request: Request) -> HTTPResponse:
-    return await _take(request)
+def events(request: Request) -> Awaitable[HTTPResponse]:
+    return _take(request)
 
 
 @blueprint.post("/")
 @_documented("The same as /v1/events.")
-async def events_at_root(request: Request) -> HTTPResponse:
-    return await _take(request)
+def events_at_root(request: Request) -> Awaitable[HTTPResponse]:
+    return _take(request)
 
 
 async def _take(request: Request) -> HTTPResponse:

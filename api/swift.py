@@ -23,6 +23,7 @@ from sanic.helpers import has_message_body
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from api.answer import JsonAnswer
 from api.protocol import BoundedProtocol
 
 #: So many different heads are remembered with what they say: a player sends the same each time.
@@ -104,11 +105,12 @@ class SwiftProtocol(BoundedProtocol):
 
     def _is_idle(self) -> bool:
         """Whether a request begins with what comes, and its answer can leave."""
+        http = self.http
         return (
-            self.http is not None
-            and self.http.stage is Stage.IDLE
+            http is not None
+            and http.stage is Stage.IDLE
             # Else Sanic has not done with the one before, of which there may be more to come.
-            and getattr(self.http, "request", self) is None
+            and getattr(http, "request", self) is None
             and not self.recv_buffer
             and not self.signal.stopped
             and self._can_write.is_set()
@@ -219,10 +221,11 @@ class SwiftProtocol(BoundedProtocol):
 
     def _reply(self, encoded: bytes, keep_alive: bool) -> None:
         self._answering = None
-        if self.http is None or self.transport.is_closing():
+        http = self.http
+        if http is None or self.transport.is_closing():
             return
         self.transport.write(encoded)
-        self._time, self.http.stage = time.monotonic(), Stage.IDLE
+        self._time, http.stage = time.monotonic(), Stage.IDLE
         if self.signal.stopped or not keep_alive:
             self.close()
         elif self._held:
@@ -250,6 +253,8 @@ def read_headers(lines: bytes) -> PlainHeaders | None:
 
 
 def _encoded(response: HTTPResponse, keep_alive: bool) -> bytes:
+    if isinstance(response, JsonAnswer):
+        return response.encode(keep_alive)
     headers, body = response.headers, response.body or b""
     if has_message_body(response.status):  # type: ignore[no-untyped-call]
         headers["content-length"] = len(body)

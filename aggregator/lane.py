@@ -20,6 +20,7 @@ from aggregator.commands import Command
 from aggregator.errors import NoAnswerError, OverloadedError, ShardsUnavailableError
 from aggregator.event import Part, encode
 from aggregator.gatherer import Gatherer
+from aggregator.linger import Linger
 from aggregator.messages import (
     Answers,
     Applied,
@@ -40,6 +41,10 @@ from aggregator.messages import (
 FRAME_EVENTS_MAX = 50_000
 FRAME_QUERIES_MAX = 10_000
 FRAME_COMMANDS_MAX = 1_000
+#: Whoever has sent so many events one by one is the only one, and the next reply is waited for
+#: awake, at most so long: with others about, they would have to wait for that.
+ALONE_MIN = 8
+LINGER_S = 0.0005
 
 R = TypeVar("R", Applied, Done, Answers, Exported)
 
@@ -92,6 +97,7 @@ class Lane:
         )
         self._queued_events = self._queued_bytes = 0
         self._parts_came = asyncio.Event()
+        self._linger = Linger(LINGER_S)
         self._task = asyncio.create_task(self._send_parts_forever())
 
     async def submit(self, part: Part, size: int) -> Receipt:
@@ -139,14 +145,20 @@ class Lane:
     # Events
 
     async def _send_parts_forever(self) -> None:
+        alone = 0  # so many events, one by one, were followed by no other before the reply
         while True:
             await self._parts_came.wait()
             taken = self._take_parts()
             self._sequence += 1
+            if alone >= ALONE_MIN:
+                self._linger.begin()
             try:
                 batch = encode([waiting.part for waiting in taken])
                 frame = encode_events(self._producer, self._sequence, batch)
                 reply = await self._exchange(frame, Applied)
+                self._linger.end()
+                is_alone = not self._parts and sum(len(each.part.events) for each in taken) == 1
+                alone = alone + 1 if is_alone else 0
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 if isinstance(error, NoAnswerError):
                     taken += self._parts  # what waits for a shard that is away has waited enough

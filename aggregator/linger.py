@@ -23,6 +23,9 @@ class Linger:
             self._is_lingering = True
             self._go_round()
 
+    def end(self) -> None:
+        self._until_s = 0.0
+
     def _go_round(self) -> None:
         self._is_lingering = time.monotonic() < self._until_s
         if self._is_lingering:

@@ -30,7 +30,9 @@ class JsonAnswer(HTTPResponse):
     def encode(self, keep_alive: bool) -> bytes:
         """What Sanic would send; few of its headers differ from one answer to the next."""
         body: Any = self.body
-        first: bytes = format_http1_response(self.status, self._encoded_headers()).removesuffix(_END)
+        first: bytes = format_http1_response(self.status, self._encoded_headers()).removesuffix(
+            _END
+        )
         encoded: bytes = first + _last_headers(len(body), keep_alive) + body
         return encoded
 

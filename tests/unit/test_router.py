@@ -11,7 +11,8 @@ import pytest
 from aggregator.commands import Command, Describe, Hide, MarkCompleted, decode
 from aggregator.errors import OverloadedError, ShardsUnavailableError
 from aggregator.event import Event, Part
-from aggregator.lane import Lane, QueueLimits
+from aggregator.lane import ALONE_MIN, Lane, QueueLimits
+from aggregator.linger import Linger
 from aggregator.messages import (
     COMMANDS,
     EVENTS,
@@ -75,6 +76,33 @@ def test_one_frame_is_under_way_and_the_rest_makes_up_the_next() -> None:
         await asyncio.gather(first, *others)
         assert [len(frame) for frame in shard.frames] == [1, 49]
         assert shard.frames[1].at_ms.tolist() == [at * 1000 for at in range(1, 50)]
+
+    lane_test(test)
+
+
+def test_only_who_sends_events_one_by_one_has_the_reply_waited_for_awake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lingered: list[int] = []
+
+    async def test(lane: Lane, shard: FakeShard) -> None:
+        monkeypatch.setattr(Linger, "begin", lambda _: lingered.append(len(shard.frames)))
+        shard.gate.set()
+        for at in range(ALONE_MIN + 3):
+            await submit(lane, at)
+        assert lingered == [ALONE_MIN, ALONE_MIN + 1, ALONE_MIN + 2]
+        await submit(lane, 0, events=2)
+        await submit(lane, 0)
+        assert lingered.pop() == ALONE_MIN + 3
+        for _ in range(ALONE_MIN):
+            shard.gate.clear()
+            two = [submit(lane, 0)]
+            await settle()
+            two.append(submit(lane, 0))
+            await settle()
+            shard.gate.set()
+            await asyncio.gather(*two)
+        assert lingered == [ALONE_MIN, ALONE_MIN + 1, ALONE_MIN + 2]
 
     lane_test(test)
 

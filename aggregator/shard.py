@@ -54,7 +54,7 @@ from aggregator.recovery import recover
 from aggregator.schedule import Schedule
 from aggregator.shard_settings import ShardSettings
 from aggregator.state import State
-from aggregator.statistics import Standing, Statistics
+from aggregator.statistics import Files, Standing, Statistics
 from aggregator.tally import Tally
 from aggregator.wire import Respond
 from persistence import log, snapshot
@@ -174,8 +174,11 @@ class Shard:
     def answer(self, frame: bytes) -> bytes:
         """The encoded reply to a frame of queries. Safe to call from any thread."""
         queries = decode_queries(frame)
+        is_about_files = any(isinstance(query, StatsQuery) for query in queries)
+        # Before events have to wait: a disk may take its time.
+        files = self._statistics.look_at_files() if is_about_files else None
         with self._tally.current() as state:
-            answers = self._answer_all(state, queries)
+            answers = self._answer_all(state, queries, files)
         return _encoder.encode(Answers(answers))
 
     async def handle(self, frame: bytes) -> bytes:
@@ -461,14 +464,17 @@ class Shard:
 
     # Queries and exports
 
-    def _answer_all(self, state: State, queries: list[Query]) -> list[msgspec.Raw]:
+    def _answer_all(
+        self, state: State, queries: list[Query], files: Files | None
+    ) -> list[msgspec.Raw]:
+        """`files` are there if there is a query for statistics."""
         view = View(state, self._now_ms())
         about_state = [query for query in queries if not isinstance(query, StatsQuery)]
         answers = map(_encoder.encode, view.answer_all(about_state))
         # Those who ask for statistics together share them.
         stats = b""
-        if len(about_state) < len(queries):
-            stats = _encoder.encode(self._statistics.of(state, self._standing()))
+        if files is not None:
+            stats = _encoder.encode(self._statistics.of(state, self._standing(), files))
         return [
             msgspec.Raw(stats if isinstance(query, StatsQuery) else next(answers))
             for query in queries

@@ -33,6 +33,17 @@ class Standing:
     refusal: str
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a shard's folder holds."""
+
+    #: Of each segment of the log.
+    log_bytes: Sequence[int]
+    broken_tails: int
+    #: Of stored events: the last record, how many, and bytes; None where files are damaged.
+    stored: tuple[int, int, int] | None
+
+
 class Statistics:
     """Of one shard. They are asked for often, so it remembers what takes long."""
 
@@ -45,10 +56,13 @@ class Statistics:
         self._stored_damage = ""
         self._movie_hashes = np.empty(0, np.uint64)
 
-    def of(self, state: State, standing: Standing) -> ShardStats:
-        """Looks at the files too. Nothing may change `state` meanwhile."""
-        sizes = log.sizes(self._folders.log)
-        stored = self._stored()
+    def look_at_files(self) -> Files:
+        tails = log.broken_tails(self._folders.log)
+        return Files(log.sizes(self._folders.log), len(tails), self._stored())
+
+    def of(self, state: State, standing: Standing, files: Files) -> ShardStats:
+        """Nothing may change `state` meanwhile."""
+        stored = files.stored
         hashes = self._hashes_of_movies(state)
         erasing = standing.erasing
         return ShardStats(
@@ -66,9 +80,9 @@ class Statistics:
             remembered_ids=len(state.recent),
             epoch=self._epoch,
             log_sequence=standing.applied_sequence,
-            log_segments=len(sizes),
-            log_bytes=sum(sizes),
-            broken_tails=len(log.broken_tails(self._folders.log)),
+            log_segments=len(files.log_bytes),
+            log_bytes=sum(files.log_bytes),
+            broken_tails=files.broken_tails,
             snapshot_sequence=standing.snapshot_sequence,
             snapshot_ms=standing.snapshot_ms,
             stored_sequence=stored and stored[0],
@@ -82,7 +96,6 @@ class Statistics:
         )
 
     def _stored(self) -> tuple[int, int, int] | None:
-        """Of stored events: the last record, how many, and bytes; None where files are damaged."""
         try:
             files = self._folders.store.files()
             last = files[-1].last if files else 0

@@ -540,6 +540,28 @@ def test_a_frame_that_makes_no_sense_is_refused_and_not_logged(tmp_path: Path) -
     asyncio.run(run())
 
 
+def test_others_are_answered_while_statistics_look_at_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        await send(shard, 1, watch("u", "m", 0, 10))
+        counted: list[int] = []
+
+        def sizes(_: Path) -> list[int]:
+            other = threading.Thread(target=lambda: counted.append(events_of(shard, "u")))
+            other.start()
+            other.join(10)
+            return [len(counted)]
+
+        monkeypatch.setattr(log, "sizes", sizes)
+        assert (await stats_of(shard)).log_bytes == 1
+        await shard.close()
+        assert counted == [2]
+
+    asyncio.run(run())
+
+
 def test_damage_is_refused_and_the_file_is_named(tmp_path: Path) -> None:
     async def run() -> None:
         settings = settings_of(tmp_path)

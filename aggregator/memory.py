@@ -47,7 +47,7 @@ def zeros(items: int, dtype: np.dtype[Any]) -> Column:
     size = items * dtype.itemsize
     if size < _RESERVED_FROM:
         return np.zeros(items, dtype)
-    return np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype, items)
+    return np.frombuffer(_mapped(size, 0), dtype, items)
 
 
 def _reserved(rows: int, dtype: np.dtype[Any]) -> Column | None:
@@ -57,12 +57,19 @@ def _reserved(rows: int, dtype: np.dtype[Any]) -> Column | None:
     if not _RESERVED_FROM <= wanted < reserved or not _are_addresses_free():
         return None
     try:
-        mapped = mmap.mmap(-1, reserved, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapped = _mapped(reserved, _LARGE_PAGES_FROM)
     except OSError:
         return None
-    with contextlib.suppress(OSError):  # not all machines have large pages
-        mapped.madvise(mmap.MADV_HUGEPAGE, _LARGE_PAGES_FROM)
     return np.frombuffer(mapped, dtype, reserved // dtype.itemsize)
+
+
+def _mapped(size: int, small_bytes: int) -> mmap.mmap:
+    """Memory that is the system's; on large pages from `small_bytes` on, if it is large."""
+    mapped = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size > _LARGE_PAGES_FROM:
+        with contextlib.suppress(OSError):  # not all machines have large pages
+            mapped.madvise(mmap.MADV_HUGEPAGE, small_bytes)
+    return mapped
 
 
 @cache

@@ -238,6 +238,7 @@ def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s
         user, movie = _names_of(batch, i)
         row = pair_index.guess(slots, pair_index.hash_of(slots, user, movie))
         fetch(tables.pairs.rows, max(row, 0))
+        fetch(tables.live_pairs, max(row, 0) >> 6)
         slot = tables.buckets.slots[first_bucket_slot(tables, movie, batch.at_ms[i])]
         fetch(tables.buckets.rows, max(slot.row - 1, 0))
     for i in range(first, end):

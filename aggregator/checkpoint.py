@@ -114,7 +114,7 @@ def write(folders: Folders, frozen: Frozen) -> None:
         erasure = erasure_of(frozen.erasing)
         removed = folders.store.purge(erasure.users, erasure.pairs)
         if removed:
-            _logger.info("erased %d stored facts", removed)
+            _logger.info("erased %d stored facts of %s", removed, folders.store.folder)
     extra = frozen.extra | {ALONE: bool(frozen.erasing)}
     snapshot.write(folders.snapshots, folders.owner, frozen.sequence, frozen.tables, extra)
     tidy_up(folders, alone=bool(frozen.erasing))

@@ -73,12 +73,13 @@ class Cluster:
             _check_reachable(address)
         self._runtime_folder, self._runtime_lock = _make_runtime_folder(namespace)
         self._lifeline: int | None = lifeline.create(self._runtime_folder)
-        self._log_pipe = LogPipe(self._runtime_folder)
+        self._log_pipe: LogPipe | None = None
         self._actors: list[Any] = []
         self._namespace = namespace
         #: Names by descriptors that become readable when the process ends.
         self._head: dict[int, str] = {}
         try:
+            self._log_pipe = LogPipe(self._runtime_folder)
             _init_undisturbed(
                 address=address or "local",
                 namespace=namespace,
@@ -163,7 +164,7 @@ class Cluster:
             ray.kill(actor)
         ray.shutdown()
         self._end_lifeline()
-        self._log_pipe.close()
+        self._close_log_pipe()
         shutil.rmtree(self._runtime_folder, ignore_errors=True)
         self._runtime_lock.release()
 
@@ -176,7 +177,7 @@ class Cluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(children, KILLED_TIMEOUT_S)  # what is below them, init waits for
-        self._log_pipe.close()
+        self._close_log_pipe()
         deadline_s = time.monotonic() + KILLED_TIMEOUT_S
         while self._runtime_folder.exists() and time.monotonic() < deadline_s:
             # One of them may still write there.
@@ -187,6 +188,10 @@ class Cluster:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
+
+    def _close_log_pipe(self) -> None:
+        if self._log_pipe is not None:
+            self._log_pipe.close()
 
     def _lost_head(self) -> str | None:
         poll = select.poll()

@@ -8,6 +8,7 @@ one that goes away takes nothing from the others.
 
 import asyncio
 import secrets
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -41,9 +42,10 @@ from aggregator.messages import (
 FRAME_EVENTS_MAX = 50_000
 FRAME_QUERIES_MAX = 10_000
 FRAME_COMMANDS_MAX = 1_000
-#: Whoever has sent so many events one by one is the only one, and the next reply is waited for
-#: awake, at most so long: with others about, they would have to wait for that.
+#: Where so many events have come one by one, each so soon after the reply to the one before, they
+#: are of one sender, and the next reply is waited for awake, at most so long.
 ALONE_MIN = 8
+ALONE_WITHIN_S = 0.002
 LINGER_S = 0.0005
 
 R = TypeVar("R", Applied, Done, Answers, Exported)
@@ -145,20 +147,24 @@ class Lane:
     # Events
 
     async def _send_parts_forever(self) -> None:
-        alone = 0  # so many events, one by one, were followed by no other before the reply
+        alone, replied_s = 0, 0.0
         while True:
             await self._parts_came.wait()
             taken = self._take_parts()
             self._sequence += 1
-            if alone >= ALONE_MIN:
+            alone += 1
+            if time.monotonic() - replied_s > ALONE_WITHIN_S:
+                alone = 0
+            elif alone >= ALONE_MIN:
                 self._linger.begin()
             try:
                 batch = encode([waiting.part for waiting in taken])
                 frame = encode_events(self._producer, self._sequence, batch)
                 reply = await self._exchange(frame, Applied)
                 self._linger.end()
-                is_alone = not self._parts and sum(len(each.part.events) for each in taken) == 1
-                alone = alone + 1 if is_alone else 0
+                replied_s = time.monotonic()
+                if self._parts or sum(len(each.part.events) for each in taken) > 1:
+                    alone = 0
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 if isinstance(error, NoAnswerError):
                     taken += self._parts  # what waits for a shard that is away has waited enough

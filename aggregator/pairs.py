@@ -78,6 +78,7 @@ class Pairs(Table):
         `stored` has the streams without a session, too; what else pairs have comes after.
         """
         columns = {name: stored[name].to_numpy() for name in stored.column_names}
+        columns["first_t"] = np.minimum(columns["first_t"], LATE)  # once it was later than that
         own = {name: columns[name] for name in PAIR.names or () if name in columns}
         self.add(len(stored), **own, events_or_more=np.minimum(columns["events"], EVENTS_MAX))
         pair_index.insert_all(self.slots, self.rows, len(self))

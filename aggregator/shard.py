@@ -174,11 +174,12 @@ class Shard:
     def answer(self, frame: bytes) -> bytes:
         """The encoded reply to a frame of queries. Safe to call from any thread."""
         queries = decode_queries(frame)
-        is_about_files = any(isinstance(query, StatsQuery) for query in queries)
-        # Before events have to wait: a disk may take its time.
-        files = self._statistics.look_at_files() if is_about_files else None
+        standing = files = None
+        if any(isinstance(query, StatsQuery) for query in queries):
+            # Before events have to wait for it: a disk may take its time.
+            standing, files = self._standing(), self._statistics.look_at_files()
         with self._tally.current() as state:
-            answers = self._answer_all(state, queries, files)
+            answers = self._answer_all(state, queries, standing, files)
         return _encoder.encode(Answers(answers))
 
     async def handle(self, frame: bytes) -> bytes:
@@ -465,16 +466,20 @@ class Shard:
     # Queries and exports
 
     def _answer_all(
-        self, state: State, queries: list[Query], files: Files | None
+        self,
+        state: State,
+        queries: list[Query],
+        standing: Standing | None,
+        files: Files | None,
     ) -> list[msgspec.Raw]:
-        """`files` are there if there is a query for statistics."""
+        """`standing` and `files` are there if there is a query for statistics."""
         view = View(state, self._now_ms())
         about_state = [query for query in queries if not isinstance(query, StatsQuery)]
         answers = map(_encoder.encode, view.answer_all(about_state))
         # Those who ask for statistics together share them.
         stats = b""
-        if files is not None:
-            stats = _encoder.encode(self._statistics.of(state, self._standing(), files))
+        if standing is not None and files is not None:
+            stats = _encoder.encode(self._statistics.of(state, standing, files))
         return [
             msgspec.Raw(stats if isinstance(query, StatsQuery) else next(answers))
             for query in queries

@@ -168,8 +168,9 @@ class State:
     def watching_now(self, now_ms: int) -> Int64s:
         """By movie, the streams whose last event is at most a minute old."""
         watching = np.zeros(len(self.movies), np.int64)
-        since_t = now_ms - WATCHING_NOW_MS
+        since_t = max(now_ms - WATCHING_NOW_MS, 0)
         if since_t < self._marked_t:  # the clock stepped back after someone had asked
+            self._reserve_marks(0)
             live.mark_all(self.tables, since_t)
             self._marked_t = since_t
         forgotten_t = since_t - _UNMARKED_AFTER_MS

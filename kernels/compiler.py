@@ -96,6 +96,7 @@ def loading() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+    with contextlib.suppress(psutil.Error, OSError, AttributeError):  # not all systems tell
         _let_go_of_llvm()
 
 

@@ -48,15 +48,15 @@ MORE = np.dtype(
         ("watch_ms", np.int64),
         ("duration_ms", np.int64),
         ("events", np.int64),
+        ("streams", np.int32),
+        ("runs", np.int32),
+        ("views", np.int32),
+        ("changes", np.int32),  # by hand
         ("furthest_ms", INT40),
         ("completed_t", INT48),
         # The stream without a session.
         ("last_t", INT48),
         ("last_at", INT40),
-        ("streams", np.int32),
-        ("runs", np.int32),
-        ("views", np.int32),
-        ("changes", np.int32),  # by hand
         ("begun_again", np.bool_),
         ("hidden", np.bool_),
     ]

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,27 @@ def _put_each(column: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.in
     for i in range(len(column)):
         numbers[i] = narrow.value(column[i])
     return numbers
+
+
+def test_a_pair_without_events_whose_first_was_written_as_the_end_of_time() -> None:
+    state = State(Rules())
+    apply(state, SetPosition("u", "m", 7_000), NOW_MS)
+    tables = state.to_arrow()
+    first_t = pa.array([np.iinfo(np.int64).max])
+    index = tables["pairs"].column_names.index("first_t")
+    tables["pairs"] = tables["pairs"].set_column(index, "first_t", first_t)
+    loaded = State(Rules())
+    loaded.load_arrow(tables, state.extra())
+    loaded.apply(to_batch([Part([Event("u", "m", 8.0)])]), NOW_MS + 1)
+    assert loaded.pairs["first_t"].tolist() == [NOW_MS + 1]
+
+
+def test_who_watches_is_known_where_the_clock_begins_at_nothing() -> None:
+    state = State(Rules())
+    apply(state, SetPosition("u", "m", 7_000), 5)
+    assert state.watching_now(10).tolist() == [0]
+    state.apply(to_batch([Part([Event("u", "m", 8.0)])]), 20)
+    assert state.watching_now(30).tolist() == [1]
 
 
 def test_who_comes_back_after_an_erase_is_watching_once() -> None:

@@ -14,7 +14,7 @@ from kernels.pairs import (
     events_of,
     exists,
     has_more,
-    more_of,
+    more_row,
     nameless_last,
     watch_ms_of,
 )
@@ -46,7 +46,7 @@ def rows_of_pairs(tables: Tables, users: Int64s, movies: Int64s) -> Int64s:
 @helper
 def _exists(tables: Tables, row: int) -> bool:
     pair = tables.pairs.rows[row]
-    return exists(pair, tables.more.rows[more_of(pair)])
+    return exists(pair, tables.more.rows[more_row(pair)])
 
 
 @kernel
@@ -86,7 +86,7 @@ def hours_of(tables: Tables, rows: Int64s) -> Columns:
             continue
         first, at = count, pair.hours
         which[first], hours[first] = i, pair.hour
-        watch_ms[first] = watch_ms_of(pair, tables.more.rows[more_of(pair)])
+        watch_ms[first] = watch_ms_of(pair, tables.more.rows[more_row(pair)])
         count += 1
         while at != NONE:
             other = tables.pair_hours.rows[at]
@@ -145,7 +145,7 @@ def release(table: Table, first: int) -> None:
 def intervals(tables: Tables, row: int) -> tuple[Int64s, Int64s]:
     """Start and end of all runs of a pair that cover anything, closed and open, by start."""
     pair = tables.pairs.rows[row]
-    more = tables.more.rows[more_of(pair)]
+    more = tables.more.rows[more_row(pair)]
     last_at = nameless_last(pair, more)[1]
     count = 1
     at = more.streams
@@ -215,7 +215,7 @@ def empty(tables: Tables, rows: Int64s) -> int:
     emptied = 0
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]
-        more = tables.more.rows[more_of(pair)]
+        more = tables.more.rows[more_row(pair)]
         emptied += nameless_last(pair, more)[0] != NONE
         at = more.streams
         while at != NONE:
@@ -258,13 +258,13 @@ def ends_of_user(tables: Tables, user: int) -> None:
 
 @helper
 def _is_watched(tables: Tables, pair: Any) -> bool:
-    return events_of(pair, tables.more.rows[more_of(pair)]) > 0
+    return events_of(pair, tables.more.rows[more_row(pair)]) > 0
 
 
 @helper
 def _last_t(tables: Tables, row: int) -> int:
     pair = tables.pairs.rows[row]
-    more = tables.more.rows[more_of(pair)]
+    more = tables.more.rows[more_row(pair)]
     highest, at = nameless_last(pair, more)[0], more.streams
     while at != NONE:
         stream = tables.streams.rows[at]

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from kernels import streams
 from kernels.compiler import helper, kernel
-from kernels.pairs import more_of, nameless_last
+from kernels.pairs import more_row, nameless_last
 from kernels.rows import NONE
 from kernels.tables import Tables
 
@@ -63,7 +63,7 @@ def count(tables: Tables, since_t: int, forgotten_t: int, watching: Int64s) -> N
 @helper
 def _nameless_t(tables: Tables, row: int) -> int:
     pair = tables.pairs.rows[row]
-    return nameless_last(pair, tables.more.rows[more_of(pair)])[0]
+    return nameless_last(pair, tables.more.rows[more_row(pair)])[0]
 
 
 @helper

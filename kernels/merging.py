@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from kernels.compiler import allocating_helper, kernel
 from kernels.lists import release
-from kernels.pairs import more_of
+from kernels.pairs import more_row
 from kernels.rows import BUCKET_MS, NONE
 from kernels.tables import Table, Tables, allocate
 
@@ -35,12 +35,12 @@ def merge_all(tables: Tables, pairs: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     """
     edges = 0
     for row in pairs:
-        more = tables.more.rows[more_of(tables.pairs.rows[row])]
+        more = tables.more.rows[more_row(tables.pairs.rows[row])]
         edges += 4 * tables.runs.rows[more.runs].rank
     owners, buckets, changes = np.empty((3, edges), np.int64)
     found = 0
     for i in range(len(pairs)):
-        more = tables.more.rows[more_of(tables.pairs.rows[pairs[i]])]
+        more = tables.more.rows[more_row(tables.pairs.rows[pairs[i]])]
         start, end = _closed(tables.runs, more.runs)
         starts, ends = union(start, end)
         release(tables.runs, more.runs)

@@ -20,7 +20,7 @@ EVENTS_MAX = (1 << 31) - 1
 
 
 @helper
-def more_of(pair: Any) -> int:
+def more_row(pair: Any) -> int:
     """Its row in `more`, which is NO_MORE if it has none of its own."""
     if pair.events_or_more < 0:
         return ~np.int64(pair.events_or_more)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from kernels import narrow
 from kernels.compiler import allocating_helper, helper, kernel
 from kernels.lists import intervals
-from kernels.pairs import events_of, exists, has_more, more_of, nameless_last, watch_ms_of
+from kernels.pairs import events_of, exists, has_more, more_row, nameless_last, watch_ms_of
 from kernels.rows import NONE, PARTS
 from kernels.tables import Tables
 from kernels.watching import Settings, duration_ms_of, is_complete
@@ -31,7 +31,7 @@ def progress(settings: Settings, tables: Tables, rows: Int64s) -> Int64s:
     columns = np.empty((_COLUMNS, len(rows)), np.int64)
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]
-        more = tables.more.rows[more_of(pair)]
+        more = tables.more.rows[more_row(pair)]
         latest_ms, events = narrow.value(pair.latest_ms), events_of(pair, more)
         duration_ms = duration_ms_of(tables, pair, more)
         columns[0, i] = latest_ms
@@ -63,7 +63,7 @@ def moments(settings: Settings, tables: Tables, first: int) -> Int64s:
     count, row = 0, first
     while row != NONE:
         pair = tables.pairs.rows[row]
-        more = tables.more.rows[more_of(pair)]
+        more = tables.more.rows[more_row(pair)]
         if exists(pair, more):
             columns[0, count] = row
             columns[1, count] = narrow.value(pair.latest_t)

@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels import intmap, narrow, streams
 from kernels.compiler import helper
-from kernels.pairs import more_of, nameless_last
+from kernels.pairs import more_row, nameless_last
 from kernels.rows import BUCKET_MS, NONE
 from kernels.tables import Tables
 
@@ -57,7 +57,7 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
     """Whether any run of a pair covers some of a bucket."""
     start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
     pair = tables.pairs.rows[row]
-    more = tables.more.rows[more_of(pair)]
+    more = tables.more.rows[more_row(pair)]
     run_start, last_at = narrow.value(pair.run_start), nameless_last(pair, more)[1]
     if _covers(run_start, last_at, start, end):
         return True
@@ -84,7 +84,7 @@ def _has_been(tables: Tables, row: int, bucket: int) -> bool:
 @helper
 def _widen(tables: Tables, row: int, bucket: int) -> None:
     """Notes where a pair with sessions has been: looking through many of them takes long."""
-    at = tables.more.rows[more_of(tables.pairs.rows[row])].streams
+    at = tables.more.rows[more_row(tables.pairs.rows[row])].streams
     if at == NONE:
         return
     newest = tables.streams.rows[at]

@@ -20,7 +20,7 @@ from kernels.pairs import (
     exists,
     give_more,
     has_more,
-    more_of,
+    more_row,
     nameless_last,
     pair_row,
 )
@@ -113,7 +113,7 @@ def count(
             )
             if is_more and not has_more(pair):
                 give_more(tables.more, pair)
-            more = tables.more.rows[more_of(pair)]
+            more = tables.more.rows[more_row(pair)]
             runs_before = more.runs
             if not exists(pair, more):
                 begin(tables.totals, user, movie)
@@ -246,7 +246,7 @@ def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s
             user, movie = _names_of(batch, i)
             row = pair_row(tables, user, movie)
             rows[i - first] = row
-            fetch(tables.more.rows, more_of(tables.pairs.rows[row]))
+            fetch(tables.more.rows, more_row(tables.pairs.rows[row]))
             session = batch.session_hashes[batch.session[i]]
             if session != NAMELESS:
                 key, of_streams = stream_key(tables, row, session), tables.streams.slots
@@ -307,7 +307,7 @@ def _follow(
 ) -> tuple[int, bool]:
     """What an event adds to its stream: the credit, and whether it opens a view."""
     pair = tables.pairs.rows[row]
-    more = tables.more.rows[more_of(pair)]
+    more = tables.more.rows[more_row(pair)]
     if stream == NONE:
         last_t, last_at = nameless_last(pair, more)
         run_start = narrow.value(pair.run_start)

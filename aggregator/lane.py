@@ -147,7 +147,7 @@ class Lane:
     # Events
 
     async def _send_parts_forever(self) -> None:
-        alone, replied_s = 0, 0.0
+        alone, replied_s = 0, 0.0  # events of one sender so far, and when the last was answered
         while True:
             await self._parts_came.wait()
             taken = self._take_parts()
@@ -163,7 +163,7 @@ class Lane:
                 reply = await self._exchange(frame, Applied)
                 self._linger.end()
                 replied_s = time.monotonic()
-                if self._parts or sum(len(each.part.events) for each in taken) > 1:
+                if self._parts or len(taken) > 1 or len(taken[0].part.events) > 1:
                     alone = 0
             except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
                 if isinstance(error, NoAnswerError):

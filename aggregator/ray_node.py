@@ -1,6 +1,6 @@
 """Ray's processes on this machine, without those that have nothing to do for playhead.
 
-They would take half of a start's processor time, and 265 MiB. Ray has no options for it.
+They would take a third of a start's processor time or more, and 265 MiB. Ray has no options for it.
 """
 
 from typing import Any

@@ -54,7 +54,7 @@ from aggregator.recovery import recover
 from aggregator.schedule import Schedule
 from aggregator.shard_settings import ShardSettings
 from aggregator.state import State
-from aggregator.statistics import Files, Standing, Statistics
+from aggregator.statistics import Standing, Statistics
 from aggregator.tally import Tally
 from aggregator.wire import Respond
 from persistence import log, snapshot
@@ -174,12 +174,11 @@ class Shard:
     def answer(self, frame: bytes) -> bytes:
         """The encoded reply to a frame of queries. Safe to call from any thread."""
         queries = decode_queries(frame)
-        standing = files = None
-        if any(isinstance(query, StatsQuery) for query in queries):
-            # Before events have to wait for it: a disk may take its time.
-            standing, files = self._standing(), self._statistics.look_at_files()
+        is_about_shard = any(isinstance(query, StatsQuery) for query in queries)
+        # Before events have to wait for it: the disk with the files may take its time.
+        standing = self._standing() if is_about_shard else None
         with self._tally.current() as state:
-            answers = self._answer_all(state, queries, standing, files)
+            answers = self._answer_all(state, queries, standing)
         return _encoder.encode(Answers(answers))
 
     async def handle(self, frame: bytes) -> bytes:
@@ -466,20 +465,16 @@ class Shard:
     # Queries and exports
 
     def _answer_all(
-        self,
-        state: State,
-        queries: list[Query],
-        standing: Standing | None,
-        files: Files | None,
+        self, state: State, queries: list[Query], standing: Standing | None
     ) -> list[msgspec.Raw]:
-        """`standing` and `files` are there if there is a query for statistics."""
+        """`standing` is there if there is a query for statistics."""
         view = View(state, self._now_ms())
         about_state = [query for query in queries if not isinstance(query, StatsQuery)]
         answers = map(_encoder.encode, view.answer_all(about_state))
         # Those who ask for statistics together share them.
         stats = b""
-        if standing is not None and files is not None:
-            stats = _encoder.encode(self._statistics.of(state, standing, files))
+        if standing is not None:
+            stats = _encoder.encode(self._statistics.of(state, standing))
         return [
             msgspec.Raw(stats if isinstance(query, StatsQuery) else next(answers))
             for query in queries
@@ -496,6 +491,7 @@ class Shard:
             snapshot_ms=self._snapshot_ms,
             erasing=self._erasing,
             refusal=self._still_refused(),
+            files=self._statistics.look_at_files(),
         )
 
     def _still_refused(self) -> str:

@@ -20,6 +20,17 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Files:
+    """What a shard's folder holds."""
+
+    #: Of each segment of the log.
+    log_bytes: Sequence[int]
+    broken_tails: int
+    #: Of stored events: the last record, how many, and bytes; None where files are damaged.
+    stored: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How far a shard has come, at a moment by its clock."""
 
@@ -31,17 +42,8 @@ class Standing:
     erasing: Sequence[Erasing]
     #: Why nothing can be written, if so.
     refusal: str
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """What a shard's folder holds."""
-
-    #: Of each segment of the log.
-    log_bytes: Sequence[int]
-    broken_tails: int
-    #: Of stored events: the last record, how many, and bytes; None where files are damaged.
-    stored: tuple[int, int, int] | None
+    #: Looked at last, so they are no older than the rest.
+    files: Files
 
 
 class Statistics:
@@ -60,8 +62,9 @@ class Statistics:
         tails = log.broken_tails(self._folders.log)
         return Files(log.sizes(self._folders.log), len(tails), self._stored())
 
-    def of(self, state: State, standing: Standing, files: Files) -> ShardStats:
+    def of(self, state: State, standing: Standing) -> ShardStats:
         """Nothing may change `state` meanwhile."""
+        files = standing.files
         stored = files.stored
         hashes = self._hashes_of_movies(state)
         erasing = standing.erasing

@@ -2,10 +2,11 @@
 
 import re
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.playhead import Playhead
+from tests.playhead import Playhead, eventually
 
 Values = dict[tuple[str, str | None], float]
 
@@ -80,6 +81,7 @@ def test_every_worker_says_the_same_and_a_shard_that_is_away_is_down(twofold: Pl
     away, _ = twofold.children("ShardActor")
     away.suspend()
     try:
+        eventually(lambda: away.status() == psutil.STATUS_STOPPED, "standing")
         values = scrape(twofold)
     finally:
         away.resume()

@@ -245,7 +245,7 @@ def retention(state: State, slug: str) -> Retention | None:
     code = state.movie_code(slug)
     if code is None:
         return None
-    viewers, plays = state.runs.retention(code, int(state.movies["buckets"][code]))
+    viewers, plays = state.retention.of(code, int(state.movies["buckets"][code]))
     return Retention(viewers.tobytes(), plays.tobytes())
 
 

@@ -18,6 +18,7 @@ from aggregator.memory import grown
 from aggregator.names import Names
 from aggregator.pairs import Pairs
 from aggregator.recent import RecentHashes
+from aggregator.retention import Retention, pages_each
 from aggregator.rules import HOURS_KEPT_DAYS, WATCHING_NOW_MS, Rules
 from aggregator.runs import Runs
 from aggregator.table import IndexedTable, Table
@@ -25,7 +26,6 @@ from kernels import lists, live, names, progress, watching
 from kernels.compiler import frozen
 from kernels.pairs import begin_pair
 from kernels.rows import (
-    BUCKET_MS,
     LATE,
     MOVIE,
     NAMELESS,
@@ -42,8 +42,8 @@ from persistence.strings import Strings
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-#: Room for so many buckets is made at a time, whatever events may come to.
-_BUCKETS_AT_ONCE = 1 << 16
+#: Room for so many pages of retention is made at a time, whatever events may come to.
+_PAGES_AT_ONCE = 1 << 16
 #: So long after a stream is no longer watched it loses its mark: a clock may step back a little.
 _UNMARKED_AFTER_MS = 10_000
 
@@ -76,6 +76,7 @@ class State:
         self.hours_of_pairs = Table(PAIR_HOUR)
         self.hours = Hours(hours_kept_days)
         self.runs = Runs(lambda: self.tables)
+        self.retention = Retention()
         self.recent = RecentHashes()
         #: How many users, pairs and streams exist, as in `kernels.tables`.
         self.totals = np.zeros(4, np.int64)
@@ -95,7 +96,7 @@ class State:
     @property
     def tables(self) -> Tables:
         """All tables as kernels take them, until one of them grows."""
-        pairs, streams, buckets = self.pairs, self.streams, self.runs.buckets
+        pairs, streams, pages = self.pairs, self.streams, self.retention.pages
         closed, hours = self.runs.closed, self.hours_of_pairs
         return Tables(
             pairs=Indexed(pairs.rows, pairs.size, pairs.slots),
@@ -105,7 +106,8 @@ class State:
             pair_hours=TableRows(hours.rows, hours.size),
             users=self.users.rows,
             movies=self.movies.rows,
-            buckets=Indexed(buckets.rows, buckets.size, buckets.index.slots),
+            pages=Indexed(pages.rows, pages.size, pages.index.slots),
+            buckets=self.retention.buckets,
             live_pairs=self._live_pairs,
             live_streams=self._live_streams,
             totals=self.totals,
@@ -214,15 +216,15 @@ class State:
                 else _NO_SESSIONS
             ),
         )
-        buckets_each = self.rules.max_gap_ms // BUCKET_MS + 2
-        at_once = max(_BUCKETS_AT_ONCE // buckets_each, 1)
+        pages = pages_each(self.rules.max_gap_ms)
+        at_once = max(_PAGES_AT_ONCE // pages, 1)
         for start in range(0, len(batch), at_once):
             end = min(start + at_once, len(batch))
             for table in (self.pairs, self.pairs.more, self.runs.closed, self.hours_of_pairs):
                 table.reserve(end - start)
             if has_sessions:
                 self.streams.reserve(end - start)
-            self.runs.buckets.reserve((end - start) * buckets_each)
+            self.retention.reserve((end - start) * pages)
             self._reserve_marks(end - start)
             self._count_some(events, start, end)
         counted = received[~duplicate]
@@ -264,7 +266,8 @@ class State:
             "recent": self.recent.to_arrow(),
             "hours": self.hours.to_arrow(movies),
             "pair_hours": self._pair_hours_to_arrow(chosen),
-            **self.runs.to_arrow(runs, pairs, movies),
+            "retention": self.retention.to_arrow(movies),
+            **self.runs.to_arrow(runs, pairs),
         }
 
     def extra(self) -> dict[str, int]:
@@ -289,8 +292,10 @@ class State:
         lists.link(pairs.rows, len(pairs), owners, self.users["first_pair"])
         self._load_streams(tables["streams"])
         self.runs.load_arrow(tables, pairs)
-        counted = self.runs.buckets  # which say how far retention goes
-        np.maximum.at(self.movies["buckets"], counted["movie"], counted["bucket"] + 1)
+        counted = tables["retention"]  # which says how far it goes
+        self.retention.load_arrow(counted)
+        movies, ends = counted["movie"].to_numpy(), counted["bucket"].to_numpy() + 1
+        np.maximum.at(self.movies["buckets"], movies, ends)
         self._load_pair_hours(tables["pair_hours"])
         self.hours.load_arrow(tables["hours"], extra["fold_before"])
         self.recent.load_arrow(tables["recent"], extra["young_since_ms"])

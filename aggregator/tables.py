@@ -81,7 +81,7 @@ def _movies(state: State) -> pa.Table:
 def _retention(state: State) -> pa.Table:
     codes = np.flatnonzero(state.movies["buckets"] > 0)
     buckets = state.movies["buckets"][codes].tolist()
-    curves = [state.runs.retention(*each) for each in zip(codes.tolist(), buckets, strict=True)]
+    curves = [state.retention.of(*each) for each in zip(codes.tolist(), buckets, strict=True)]
     widths = [len(plays) for _, plays in curves]
     nothing = np.zeros(0, np.int64)
     viewers, plays = (np.concatenate([nothing, *(c[i] for c in curves)]) for i in (0, 1))

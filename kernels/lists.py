@@ -184,7 +184,7 @@ def uncount_runs(tables: Tables, rows: Int64s) -> None:
         for k in range(len(start)):
             first, stop = start[k] // BUCKET_MS, (end[k] - 1) // BUCKET_MS + 1
             for bucket in range(first, stop):
-                counted = tables.buckets.rows[find_bucket(tables, movie, bucket)]
+                counted = tables.buckets[find_bucket(tables, movie, bucket)]
                 counted.plays -= 1
                 counted.viewers -= bucket >= viewed
             viewed = max(viewed, stop)
@@ -197,7 +197,7 @@ def count_plays(tables: Tables, movie: int, first: Int64s, stop: Int64s, plays: 
         if plays[i] == 0:
             continue
         for bucket in range(first[i], stop[i]):
-            tables.buckets.rows[find_bucket(tables, movie, bucket)].plays += plays[i]
+            tables.buckets[find_bucket(tables, movie, bucket)].plays += plays[i]
 
 
 @kernel

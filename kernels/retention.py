@@ -3,9 +3,10 @@
 import numpy as np
 
 from kernels import intmap, narrow, streams
+from kernels.ahead import fetch
 from kernels.compiler import helper
 from kernels.pairs import more_row, nameless_last
-from kernels.rows import BUCKET_MS, NONE
+from kernels.rows import BUCKET_MS, NONE, PAGE_BUCKETS
 from kernels.tables import Tables
 
 
@@ -20,36 +21,52 @@ def lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) ->
         bucket = (end_before - 1) // BUCKET_MS + 1
     stop = (end - 1) // BUCKET_MS + 1
     while bucket < stop:
-        counted = _bucket_row(tables, tables.pairs.rows[row].movie, bucket)
-        tables.buckets.rows[counted].plays += 1
-        tables.buckets.rows[counted].viewers += not _has_been(tables, row, bucket)
+        counted = tables.buckets[_bucket_row(tables, tables.pairs.rows[row].movie, bucket)]
+        counted.plays += 1
+        counted.viewers += not _has_been(tables, row, bucket)
         _widen(tables, row, bucket)
         bucket += 1
 
 
 @helper
 def _bucket_row(tables: Tables, movie: int, bucket: int) -> int:
-    buckets = tables.buckets
-    row = intmap.find_or_reserve(buckets.slots, np.int64(movie) << 32 | bucket, buckets.size)
-    if row != NONE:
-        return row
-    row = buckets.size[0]
-    buckets.size[0] = row + 1
-    added = buckets.rows[row]
-    added.movie, added.bucket, added.viewers, added.plays = movie, bucket, 0, 0
+    """The row of a bucket, which gets a page if it has none."""
+    pages, key = tables.pages, page_key(movie, bucket)
+    page = intmap.find_or_reserve(pages.slots, key, pages.size)
+    if page == NONE:
+        page = pages.size[0]
+        pages.size[0] = page + 1
+        added = pages.rows[page]
+        added.movie, added.number = movie, bucket // PAGE_BUCKETS
     tables.movies[movie].buckets = max(tables.movies[movie].buckets, bucket + 1)
-    return row
+    return page * PAGE_BUCKETS + bucket % PAGE_BUCKETS
+
+
+@helper
+def page_key(movie: int, bucket: int) -> int:
+    return np.int64(movie) << 32 | bucket // PAGE_BUCKETS
 
 
 @helper
 def find_bucket(tables: Tables, movie: int, bucket: int) -> int:
-    """The row of a bucket that is there."""
-    return intmap.find(tables.buckets.slots, np.int64(movie) << 32 | bucket)
+    """The row of a bucket whose page is there."""
+    page = intmap.find(tables.pages.slots, page_key(movie, bucket))
+    return page * PAGE_BUCKETS + bucket % PAGE_BUCKETS
 
 
 @helper
-def first_bucket_slot(tables: Tables, movie: int, at: int) -> int:
-    return intmap.first_slot(tables.buckets.slots, movie << 32 | at // BUCKET_MS)
+def fetch_page_slot(tables: Tables, movie: int, at: int) -> None:
+    """Has on its way what `fetch_bucket` looks at."""
+    slots = tables.pages.slots
+    fetch(slots, intmap.first_slot(slots, page_key(movie, at // BUCKET_MS)))
+
+
+@helper
+def fetch_bucket(tables: Tables, movie: int, at: int) -> None:
+    """Has the bucket of a position on its way, most probably."""
+    slots, bucket = tables.pages.slots, at // BUCKET_MS
+    page = slots[intmap.first_slot(slots, page_key(movie, bucket))].row - 1
+    fetch(tables.buckets, max(page, 0) * PAGE_BUCKETS + bucket % PAGE_BUCKETS)
 
 
 @helper

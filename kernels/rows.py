@@ -113,7 +113,9 @@ MOVIE = np.dtype(
 )
 
 #: Retention: the pairs that have been in a bucket of a movie, and the runs.
-BUCKET = np.dtype(
-    [("movie", np.int32), ("bucket", np.int32), ("viewers", np.int32), ("plays", np.int32)]
-)
+BUCKET = np.dtype([("viewers", np.int32), ("plays", np.int32)])
+#: So many buckets of a movie follow each other in the rows of buckets, those of page 3 from
+#: 3 * PAGE_BUCKETS on; `number` is which of the movie's they are.
+PAGE = np.dtype([("movie", np.int32), ("number", np.int32)])
+PAGE_BUCKETS = 16
 MOVIE_HOUR = np.dtype([("watch_ms", np.int64), ("movie", np.int32), ("hour", np.int32)])

@@ -41,7 +41,9 @@ class Tables(NamedTuple):
     pair_hours: Table
     users: Rows
     movies: Rows
-    buckets: Indexed
+    #: Pages of retention, and their buckets.
+    pages: Indexed
+    buckets: Rows
     #: Marks of `kernels.live`, with room for all rows that have events.
     live_pairs: UInt64s
     live_streams: UInt64s

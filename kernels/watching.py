@@ -24,7 +24,7 @@ from kernels.pairs import (
     nameless_last,
     pair_row,
 )
-from kernels.retention import first_bucket_slot, lengthen
+from kernels.retention import fetch_bucket, fetch_page_slot, lengthen
 from kernels.rows import COMPLETE_TAIL_MS, HOUR_MS, NAMELESS, NONE, PARTS
 from kernels.tables import STREAMS, Table, Tables, allocate
 
@@ -233,14 +233,13 @@ def _find_pairs(tables: Tables, batch: Batch, first: int, end: int, rows: Int64s
         user, movie = _names_of(batch, i)
         fetch(tables.users, user)
         fetch(slots, pair_index.first_place(slots, pair_index.hash_of(slots, user, movie)))
-        fetch(tables.buckets.slots, first_bucket_slot(tables, movie, batch.at_ms[i]))
+        fetch_page_slot(tables, movie, batch.at_ms[i])
     for i in range(first, end):
         user, movie = _names_of(batch, i)
         row = pair_index.guess(slots, pair_index.hash_of(slots, user, movie))
         fetch(tables.pairs.rows, max(row, 0))
         fetch(tables.live_pairs, max(row, 0) >> 6)
-        slot = tables.buckets.slots[first_bucket_slot(tables, movie, batch.at_ms[i])]
-        fetch(tables.buckets.rows, max(slot.row - 1, 0))
+        fetch_bucket(tables, movie, batch.at_ms[i])
     for i in range(first, end):
         if not batch.duplicate[i]:
             user, movie = _names_of(batch, i)

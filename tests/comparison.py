@@ -54,7 +54,7 @@ def facts_of_state(state: State) -> Facts:
         )
         code = state.movie_code(movie.slug)
         assert code is not None
-        viewers, plays = state.runs.retention(code, int(state.movies["buckets"][code]))
+        viewers, plays = state.retention.of(code, int(state.movies["buckets"][code]))
         facts["retention", movie.slug] = (viewers.tolist(), plays.tolist())
     hours = state.hours.totals()
     for code, hour, watch_ms in zip(*hours.to_pydict().values(), strict=True):

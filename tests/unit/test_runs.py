@@ -37,7 +37,7 @@ def closed_runs(state: State, user: str = "u") -> int:
 
 def retention(state: State) -> NDArray[np.int64]:
     """The plays of the only movie."""
-    return state.runs.retention(0, int(state.movies["buckets"][0]))[1]
+    return state.retention.of(0, int(state.movies["buckets"][0]))[1]
 
 
 def reloaded(state: State) -> State:

@@ -35,9 +35,9 @@ def test_erasing_merged_runs_with_a_gap_adds_no_buckets(far_s: int) -> None:
     loaded = State(Rules())
     loaded.load_arrow(state.to_arrow(), state.extra())
     for each in (state, loaded):
-        before = len(each.runs.buckets)
+        before = len(each.retention.pages)
         assert erasure.erase(each, "u", None)
-        assert len(each.runs.buckets) == before <= 4
+        assert len(each.retention.pages) == before <= 2
         assert facts_of_state(each) == {}
 
 

@@ -32,14 +32,15 @@ class Gatherer(Generic[Item, Answer]):
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run())
 
-    async def ask(self, item: Item) -> Answer:
-        """The answer to `item`. Raises `NoAnswerError`."""
-        if len(self._waiting) >= self._waiting_max:
-            raise OverloadedError(f"{len(self._waiting)} requests wait for a shard")
+    def ask(self, item: Item) -> asyncio.Future[Answer]:
+        """Gets the answer to `item`, or `NoAnswerError`."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
+        if len(self._waiting) >= self._waiting_max:
+            answer.set_exception(OverloadedError(f"{len(self._waiting)} requests wait for a shard"))
+            return answer
         self._waiting.append((item, answer))
         self._came.set()
-        return await answer
+        return answer
 
     async def close(self) -> None:
         self._task.cancel()

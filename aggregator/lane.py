@@ -100,28 +100,35 @@ class Lane:
         self._queued_events = self._queued_bytes = 0
         self._parts_came = asyncio.Event()
         self._linger = Linger(LINGER_S)
-        self._task = asyncio.create_task(self._send_parts_forever())
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._send_parts_forever())
 
-    async def submit(self, part: Part, size: int) -> Receipt:
-        """Has the events counted; `size` is about how many bytes they hold. `NoAnswerError`."""
+    def submit(self, part: Part, size: int) -> asyncio.Future[Receipt]:
+        """Has the events counted; `size` is about how many bytes they hold.
+
+        The future gets the receipt, or `NoAnswerError`.
+        """
         events = len(part.events)
+        receipt: asyncio.Future[Receipt] = self._loop.create_future()
         if self._queued_events and (
             self._queued_events + events > self._limits.events_max
             or self._queued_bytes + size > self._limits.bytes_max
         ):
-            raise OverloadedError(
-                f"{self._queued_events} events wait for shard {self.shard}: send slower"
+            receipt.set_exception(
+                OverloadedError(
+                    f"{self._queued_events} events wait for shard {self.shard}: send slower"
+                )
             )
-        waiting = _WaitingPart(part, size, asyncio.get_running_loop().create_future())
-        self._parts.append(waiting)
+            return receipt
+        self._parts.append(_WaitingPart(part, size, receipt))
         self._queued_events += events
         self._queued_bytes += size
         self._parts_came.set()
-        return await waiting.receipt
+        return receipt
 
-    async def ask(self, query: Query) -> msgspec.Raw:
-        """The encoded answer. Raises `NoAnswerError`."""
-        return await self._queries.ask(query)
+    def ask(self, query: Query) -> asyncio.Future[msgspec.Raw]:
+        """Gets the encoded answer, or `NoAnswerError`."""
+        return self._queries.ask(query)
 
     async def command(self, command: Command) -> Outcome:
         """Has the command carried out, durably. Raises `NoAnswerError`."""

@@ -115,6 +115,10 @@ class Router:
             sum(receipt.duplicates for receipt in receipts),
         )
 
+    def submit_one(self, event: Event, size: int) -> asyncio.Future[Receipt]:
+        """As `submit` of one event without a key; the future gets `NoAnswerError`, too."""
+        return self._lane_of(event.user).submit(Part([event]), size)
+
     async def command(self, command: PairCommand | Erase) -> Outcome:
         """Has a user's command carried out."""
         return await self._lane_of(command.user).command(command)
@@ -215,11 +219,16 @@ class Router:
     async def close(self) -> None:
         await asyncio.gather(*(lane.close() for lane in self._lanes))
 
+    def ask_about(self, user: str, query: Query) -> asyncio.Future[msgspec.Raw]:
+        """Gets what `decode_answer` reads, or `NoAnswerError`."""
+        return self._lane_of(user).ask(query)
+
     async def _ask_about(self, user: str, query: Query) -> Any:
-        return decode_answer(query, await self._lane_of(user).ask(query))
+        return decode_answer(query, await self.ask_about(user, query))
 
     def _lane_of(self, user: str) -> Lane:
-        return self._lanes[shard_of(user, self.shards)]
+        shards = len(self._lanes)
+        return self._lanes[shard_of(user, shards) if shards > 1 else 0]
 
     async def _ask_all(self, query: Query) -> list[Any]:
         if len(self._lanes) == 1:

@@ -10,12 +10,15 @@ import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 
 from aggregator.event import TAG_BYTES_MAX, Part, to_batch
+from aggregator.lane import Receipt
+from aggregator.router import Router
 from api import arrow_stream
 from api import documentation as doc
 from api.answer import JsonAnswer
 from api.arrow_intake import parse_arrow
 from api.context import router, settings
-from api.intake import Parsed, gunzip, parse_json, parse_ndjson
+from api.direct import Awaited
+from api.intake import COLUMNS_BYTES_MIN, Parsed, gunzip, parse_json, parse_ndjson, plain_event
 from api.problems import (
     ERRORS_LISTED_MAX,
     ProblemError,
@@ -64,7 +67,17 @@ _documented = partial(
 )
 
 
-@blueprint.post("/v1/events")
+def _begin_heartbeat(router: Router, body: bytes) -> Awaited | None:
+    """One event as JSON, with nothing unusual about it."""
+    if body[:1] != b"{" or len(body) >= COLUMNS_BYTES_MIN:
+        return None
+    event = plain_event(body)
+    if event is None:
+        return None
+    return Awaited(router.submit_one(event, len(body)), _acknowledgement)
+
+
+@blueprint.post("/v1/events", ctx_begin=_begin_heartbeat)
 @_documented(
     """One event, an array of events (JSON), one event a line (NDJSON), or an Arrow IPC stream.
 The answer comes when all that were accepted are on disk and counted. Any other outcome is
@@ -75,7 +88,7 @@ def events(request: Request) -> Awaitable[HTTPResponse]:
     return _take(request)
 
 
-@blueprint.post("/")
+@blueprint.post("/", ctx_begin=_begin_heartbeat)
 @_documented("The same as /v1/events.")
 def events_at_root(request: Request) -> Awaitable[HTTPResponse]:
     return _take(request)
@@ -104,6 +117,16 @@ async def _take(request: Request) -> HTTPResponse:
 def _nothing_rejected(accepted: int, duplicates: int, received_ms: int) -> bytes:
     """The requests of a frame have most of their answers in common."""
     return _encode(EventsAnswer(accepted, duplicates, 0, [], time_of(received_ms)))
+
+
+def _acknowledgement(receipt: Receipt) -> bytes:
+    return _encoded_acknowledgement(receipt.duplicates, receipt.received_ms)
+
+
+@lru_cache(maxsize=256)
+def _encoded_acknowledgement(duplicates: int, received_ms: int) -> bytes:
+    answer = JsonAnswer(_nothing_rejected(1 - duplicates, duplicates, received_ms))
+    return answer.encode(keep_alive=True)
 
 
 async def parse(request: Request) -> tuple[Parsed, int]:

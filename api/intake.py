@@ -147,6 +147,12 @@ def batch_of(found: Found) -> Batch | None:
     )
 
 
+def plain_event(body: bytes) -> Event | None:
+    """The event that a body is; None, or an error, where `parse_json` is to say what it is."""
+    event = _event.decode(body)
+    return event if _is_plain(body, [event]) else None
+
+
 def checked(event: Event) -> Event:
     """The event; raises `ProblemError` for what its types do not show."""
     flaw = _flaw(event)

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
-from sanic import HTTPResponse
 
 from aggregator.messages import Fact, MovieTotals, Progress, UserTotals
 from api.answer import JsonAnswer
@@ -279,7 +278,7 @@ def fact_line(fact: Fact) -> bytes:
     )
 
 
-def answer(value: msgspec.Struct, headers: dict[str, str] | None = None) -> HTTPResponse:
+def answer(value: msgspec.Struct, headers: dict[str, str] | None = None) -> JsonAnswer:
     """A 200 with `value` as JSON."""
     return JsonAnswer(_encode(value), headers)
 

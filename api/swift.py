@@ -24,6 +24,7 @@ from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from api.answer import JsonAnswer
+from api.direct import Awaited, routes_of
 from api.protocol import BoundedProtocol
 
 #: So many different heads are remembered with what they say: a player sends the same each time.
@@ -38,6 +39,9 @@ _LINES = re.compile(rb"(?:\r\n[A-Za-z0-9-]+: [!-~]+(?: [!-~]+)*)*")
 #: With them a body does not end where its length says, or waits, or it is no request at all.
 _UNUSUAL = frozenset(["transfer-encoding", "expect", "upgrade"])
 _LENGTH = re.compile("[0-9]{1,12}")
+_JSON = "application/json"
+#: Besides the content type, what a handler of a direct route may look at.
+_READ = frozenset(["content-encoding", "idempotency-key"])
 
 Handler = Callable[..., Awaitable[HTTPResponse]]
 
@@ -47,6 +51,8 @@ class PlainHeaders(NamedTuple):
 
     headers: Header
     body_bytes: int
+    #: Whether the body is JSON if there is one, and handlers would read none of the headers.
+    are_bare: bool
 
 
 @dataclass(slots=True)
@@ -60,6 +66,15 @@ class _Begun:
     received: bytearray
 
 
+@dataclass(slots=True)
+class _Directly:
+    """A request that waits for a shard alone."""
+
+    first_line: bytes
+    plain: PlainHeaders
+    encode: Callable[[Any], bytes]
+
+
 class SwiftProtocol(BoundedProtocol):
     """Answers one request of the connection at a time, itself or by Sanic.
 
@@ -67,15 +82,17 @@ class SwiftProtocol(BoundedProtocol):
     at a stop stays right. Routes that stream, those with `ctx_streams=True`, are Sanic's.
     """
 
-    __slots__ = ("_answering", "_begun", "_held")
+    __slots__ = ("_answering", "_begun", "_directly", "_held", "_routes")
 
     app: Any
     transport: Any  # there is one as long as something comes
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._answering: asyncio.Task[None] | None = None
+        self._answering: asyncio.Future[Any] | None = None
         self._begun: _Begun | None = None
+        self._directly: _Directly | None = None
+        self._routes = routes_of(self.app)
         #: What came before the answer to the request before.
         self._held = b""
 
@@ -131,7 +148,13 @@ class SwiftProtocol(BoundedProtocol):
         end = body_start + plain.body_bytes
         if len(data) > end:
             return False
-        found = self._route(data[:line_end], plain)
+        first_line = data[:line_end]
+        if len(data) == end and plain.are_bare:
+            awaited = self._awaited(first_line, data[body_start:])
+            if awaited is not None:
+                self._wait(_Directly(first_line, plain, awaited.encode), awaited.reply)
+                return True
+        found = self._route(first_line, plain)
         if found is None:
             return False
         if len(data) == end:
@@ -160,6 +183,37 @@ class SwiftProtocol(BoundedProtocol):
         request.route, request._match_info = route, dict(arguments)
         request.conn_info = self.conn_info
         return request, handler
+
+    def _awaited(self, first_line: bytes, body: bytes) -> Awaited | None:
+        """The answer to a request that needs no handler, or None."""
+        found = self._routes.find(first_line)
+        if found is None:
+            return None
+        begin, names = found
+        try:
+            return begin(self.app.ctx.router, body, *names)
+        except Exception:  # noqa: BLE001 - the handler meets it, too
+            return None
+
+    def _wait(self, directly: _Directly, reply: asyncio.Future[Any]) -> None:
+        self._directly, self._answering = directly, reply
+        self.http.stage = Stage.HANDLER
+        reply.add_done_callback(self._end_directly)
+
+    def _end_directly(self, reply: asyncio.Future[Any]) -> None:
+        """As `_answer`, for a request without a handler."""
+        directly, self._directly = cast(_Directly, self._directly), None
+        keep_alive = not reply.cancelled()
+        if not keep_alive and (self.conn_info is None or self.conn_info.lost):
+            return
+        try:
+            if not keep_alive:
+                raise ServiceUnavailable("Response Timeout")
+            encoded = directly.encode(reply.result())
+        except Exception as error:  # noqa: BLE001 - the client gets it, whatever it is
+            request, _ = cast(Any, self._route(directly.first_line, directly.plain))
+            encoded = _encoded(self._error(request, error), keep_alive)
+        self._reply(encoded, keep_alive)
 
     def _go_on(self, begun: _Begun, data: bytes) -> None:
         begun.received += data
@@ -249,7 +303,8 @@ def read_headers(lines: bytes) -> PlainHeaders | None:
         or not _LENGTH.fullmatch(lengths[0])
     ):
         return None
-    return PlainHeaders(headers, int(lengths[0]))
+    are_bare = headers.get("content-type", _JSON) == _JSON and not _READ & headers.keys()
+    return PlainHeaders(headers, int(lengths[0]), are_bare)
 
 
 def _encoded(response: HTTPResponse, keep_alive: bool) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from http import HTTPStatus
 from typing import cast
 
@@ -25,9 +26,15 @@ from aggregator.messages import (
     HistoryQuery,
     Listed,
     Place,
+    Progress,
+    ProgressQuery,
+    decode_answer,
 )
+from aggregator.router import Router
 from api import documentation as doc
+from api.answer import JsonAnswer
 from api.context import credits_positions, router
+from api.direct import Awaited
 from api.parameters import body_of, cursor, if_versions, name_of, pair_of, place, whole_number
 from api.problems import ProblemError, not_found
 from api.protocol import BoundedProtocol
@@ -132,7 +139,19 @@ async def continue_list(request: Request, user: str) -> HTTPResponse:
     return answer(ListAnswer(_progresses(name, movies)))
 
 
-@blueprint.get("/<user:str>/movies/<slug:str>")
+def _begin_progress(router: Router, body: bytes, user: str, slug: str) -> Awaited | None:
+    if body:
+        return None
+    query = ProgressQuery(name_of("user", user), name_of("slug", slug))
+    return Awaited(router.ask_about(query.user, query), partial(_encode_progress, query))
+
+
+def _encode_progress(query: ProgressQuery, encoded: msgspec.Raw) -> bytes:
+    found = decode_answer(query, encoded)
+    return _found_progress(query.user, query.slug, found).encode(keep_alive=True)
+
+
+@blueprint.get("/<user:str>/movies/<slug:str>", ctx_begin=_begin_progress)
 @doc.operation(
     "Where was this user in this movie",
     """The latest moment, where to resume, and all else about one user and one movie. The `ETag` is
@@ -143,10 +162,7 @@ its version.""",
 )
 async def progress(request: Request, user: str, slug: str) -> HTTPResponse:
     user, slug = name_of("user", user), name_of("slug", slug)
-    found = await router(request).progress(user, slug)
-    if found is None:
-        raise _unknown_pair()
-    return _progress_response(progress_answer(user, slug, found))
+    return _found_progress(user, slug, await router(request).progress(user, slug))
 
 
 @blueprint.delete("/<user:str>/movies/<slug:str>")
@@ -275,7 +291,13 @@ async def _change(request: Request, command: PairCommand) -> HTTPResponse:
     return _progress_response(changed)
 
 
-def _progress_response(progress: ProgressAnswer) -> HTTPResponse:
+def _found_progress(user: str, slug: str, found: Progress | None) -> JsonAnswer:
+    if found is None:
+        raise _unknown_pair()
+    return _progress_response(progress_answer(user, slug, found))
+
+
+def _progress_response(progress: ProgressAnswer) -> JsonAnswer:
     return answer(progress, {"ETag": f'"{progress.version}"'})
 
 

@@ -7,11 +7,10 @@ from all workers of its machine, and with as many pairs as memory allows here.
 import asyncio
 import gc
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +18,7 @@ import uvloop
 
 from aggregator.event import Event, Part
 from aggregator.lane import Lane
-from aggregator.messages import EVENTS, MoviesQuery, ProgressQuery
+from aggregator.messages import EVENTS, MoviesQuery, ProgressQuery, Query
 from aggregator.router import Router
 from aggregator.wire import Connection
 from benchmarks import bench, frames, recorded, request_file, shard_costs, subjects, traffic
@@ -144,8 +143,8 @@ class _Playing:
                 _, event = self._due[sent]
                 lane = lanes[hash(event.user) % len(lanes)]
                 group.create_task(self._send(lane, event))
-                for question in self._questions(lane, event, sent):
-                    group.create_task(question)
+                for query in self._questions(event, sent):
+                    group.create_task(self._ask(lane, query))
                 sent += 1
                 self.events += self._is_counting
             await asyncio.sleep(0)  # on a core of its own: at ticks, frames would gather
@@ -158,16 +157,17 @@ class _Playing:
         if is_counted:
             self.event_waits.append(time.perf_counter() - began_s)
 
-    def _questions(
-        self, lane: Lane, event: Event, number: int
-    ) -> Iterator[Coroutine[Any, Any, msgspec.Raw]]:
+    async def _ask(self, lane: Lane, query: Query) -> None:
+        await lane.ask(query)
+
+    def _questions(self, event: Event, number: int) -> Iterator[Query]:
         """Those that come with this event: of the first `number` so many, now one more."""
         for query, an_event in (
             (ProgressQuery(event.user, event.slug), self._reads_an_event),
             (MoviesQuery([event.slug]), self._movie_reads_an_event),
         ):
             for _ in range(int((number + 1) * an_event) - int(number * an_event)):
-                yield lane.ask(query)
+                yield query
 
     async def _call(self, connection: Connection, frame: bytes) -> bytes:
         is_counted = self._is_counting and frame[:1] == EVENTS

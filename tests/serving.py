@@ -1,6 +1,7 @@
 """Applications served by this process, as workers serve theirs, and requests in pieces."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,10 @@ from api.swift import SwiftProtocol
 
 #: Amply for a piece to be read before the next is sent.
 PIECE_S = 0.01
+#: Without a word for so long, nothing more comes.
+SILENCE_S = 0.3
+#: Stands where the server has closed the connection.
+CLOSED = b"(closed)"
 
 Address = tuple[str, int]
 
@@ -54,3 +59,36 @@ def cut(request: bytes, pieces: int) -> list[bytes]:
     """The request in so many pieces of one size."""
     size = -(-len(request) // pieces)
     return [request[start : start + size] for start in range(0, len(request), size)]
+
+
+class Client(asyncio.Protocol):
+    """Keeps what comes, also where the connection is reset behind it."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.has_news = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.has_news.set()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.received += CLOSED
+        self.has_news.set()
+
+
+async def exchanged(address: Address, pieces: list[bytes], end: bytes) -> bytes:
+    """All that comes for what is sent, up to the `end` of the last answer."""
+    transport, client = await asyncio.get_running_loop().create_connection(Client, *address)
+
+    def write(piece: bytes) -> None:
+        if not transport.is_closing():
+            transport.write(piece)
+
+    await send(write, pieces)
+    with contextlib.suppress(TimeoutError):
+        while not client.received.endswith((end, CLOSED)):
+            client.has_news.clear()
+            await asyncio.wait_for(client.has_news.wait(), SILENCE_S)
+    transport.close()
+    return client.received

@@ -1,7 +1,6 @@
 """Requests that are taken past Sanic's streams get what Sanic would have answered."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -18,12 +17,10 @@ from sanic.response import BaseHTTPResponse, empty, raw
 
 from api.problems import ProblemHandler, not_found
 from api.swift import SwiftProtocol
-from tests.serving import PIECE_S, Address, cut, new_app, send, served
+from tests.serving import CLOSED, PIECE_S, Address, cut, exchanged, new_app, served
 
-#: Without a word for so long, nothing more comes.
-SILENCE_S = 0.3
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\n\r\n"
-THE_END, CLOSED = b"the end", b"(closed)"
+THE_END = b"the end"
 #: Sanic says it of any answer, unless it has rewritten itself for an application.
 ALT_SVC = b"alt-svc: \r\n"
 
@@ -105,42 +102,9 @@ def exchange() -> Iterator[Exchange]:
         serving = served(make_app())
         address: Address = runner.run(serving.__aenter__())
         try:
-            yield lambda pieces: runner.run(answers(address, pieces))
+            yield lambda pieces: runner.run(exchanged(address, [*pieces, LAST], THE_END))
         finally:
             runner.run(serving.__aexit__(None, None, None))
-
-
-class Client(asyncio.Protocol):
-    """Keeps what comes, also where the connection is reset behind it."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.has_news = asyncio.Event()
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        self.has_news.set()
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.received += CLOSED
-        self.has_news.set()
-
-
-async def answers(address: Address, pieces: list[bytes]) -> bytes:
-    """All that comes of a request, and of another one behind it."""
-    transport, client = await asyncio.get_running_loop().create_connection(Client, *address)
-
-    def write(piece: bytes) -> None:
-        if not transport.is_closing():
-            transport.write(piece)
-
-    await send(write, [*pieces, LAST])
-    with contextlib.suppress(TimeoutError):
-        while not client.received.endswith((THE_END, CLOSED)):
-            client.has_news.clear()
-            await asyncio.wait_for(client.has_news.wait(), SILENCE_S)
-    transport.close()
-    return client.received
 
 
 HEADERS = st.sampled_from(

@@ -43,11 +43,11 @@ def gatherer_test(
     asyncio.run(run())
 
 
-async def ask_all(gatherer: Gatherer[int, int], *items: int) -> list[asyncio.Task[int]]:
-    tasks = [asyncio.create_task(gatherer.ask(item)) for item in items]
+async def ask_all(gatherer: Gatherer[int, int], *items: int) -> list[asyncio.Future[int]]:
+    asked = [gatherer.ask(item) for item in items]
     for _ in range(10):
         await asyncio.sleep(0)
-    return tasks
+    return asked
 
 
 def test_what_comes_meanwhile_goes_together_next() -> None:

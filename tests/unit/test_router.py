@@ -56,8 +56,8 @@ def lane_test(test: Callable[[Lane, FakeShard], Any], limits: QueueLimits | None
     asyncio.run(run())
 
 
-def submit(lane: Lane, at: float, key: str | None = None, events: int = 1) -> asyncio.Task[Any]:
-    return asyncio.create_task(lane.submit(Part([Event("u", "m", at)] * events, key), 10))
+def submit(lane: Lane, at: float, key: str | None = None, events: int = 1) -> asyncio.Future[Any]:
+    return lane.submit(Part([Event("u", "m", at)] * events, key), 10)
 
 
 async def settle() -> None:

@@ -1,0 +1,300 @@
+"""Requests answered without a handler get what their handler would have answered."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+import uvloop
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sanic import Sanic
+
+from aggregator.errors import ShardsUnavailableError
+from aggregator.lane import Lane, QueueLimits
+from aggregator.messages import Applied, Refused
+from aggregator.router import Router
+from aggregator.shard import Shard
+from api.app import create_app
+from api.settings import Settings
+from api.swift import SwiftProtocol
+from tests.serving import CLOSED, Address, Client, exchanged, served
+from tests.shards import NOW_MS, Clock, settings_of
+
+END = b"\r\n\r\nok\n"
+LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HEARTBEAT = b'{"user": "ana", "slug": "film", "at": 1.5}'
+
+Exchange = Callable[[bytes], bytes]
+
+
+def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
+    lines = [b"POST %b HTTP/1.1" % path, b"Host: x", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def get(path: bytes, *headers: bytes) -> bytes:
+    return b"\r\n".join([b"GET %b HTTP/1.1" % path, b"Host: x", *headers]) + b"\r\n\r\n"
+
+
+def make_app(**changes: Any) -> Sanic[Any, Any]:
+    Sanic._app_registry.clear()  # each has the name of the product
+    app = create_app(Settings(**changes))
+    app.config.TOUCHUP = False
+    return app
+
+
+@asynccontextmanager
+async def lane_of(
+    app: Sanic[Any, Any], send: Callable[[bytes], Awaitable[bytes]], limits: QueueLimits
+) -> AsyncIterator[Address]:
+    """Where the application listens, with one shard that `send` stands for."""
+    app.ctx.router = Router([Lane(0, send, limits)])
+    try:
+        async with served(app) as address:
+            yield address
+    finally:
+        await app.ctx.router.close()
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
+    """With a real shard whose clock stands still."""
+    folder: Path = tmp_path_factory.mktemp("direct")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        shard = Shard(settings_of(folder), Clock(NOW_MS))
+        serving = lane_of(make_app(), shard.handle, QueueLimits())
+        address = runner.run(serving.__aenter__())
+        try:
+            yield lambda request: runner.run(exchanged(address, [request, LAST], END))
+        finally:
+            runner.run(serving.__aexit__(None, None, None))
+            runner.run(shard.close())
+
+
+def by_handlers() -> AbstractContextManager[Any]:
+    """Meanwhile no request goes without one."""
+    return mock.patch.object(SwiftProtocol, "_awaited", return_value=None)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Gets the first line of each request that goes without a handler."""
+    first_lines: list[bytes] = []
+
+    def note(self: SwiftProtocol, directly: Any, *others: Any) -> None:
+        first_lines.append(directly.first_line)
+        wait(self, directly, *others)
+
+    wait = SwiftProtocol._wait
+    monkeypatch.setattr(SwiftProtocol, "_wait", note)
+    return first_lines
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_direct"),
+    [
+        (post(HEARTBEAT), True),
+        (post(HEARTBEAT, b"Content-Type: application/json", path=b"/v1/events"), True),
+        (post(b'{"user":"ana","slug":"film","at":2,"session":"tv","id":"7","ts":1}'), True),
+        (get(b"/v1/users/ana/movies/film"), True),
+        (get(b"/v1/users/nobody/movies/film", b"If-Match: 7"), True),
+        (post(b"[%b]" % HEARTBEAT), False),
+        (post(HEARTBEAT, b"Idempotency-Key: a"), False),
+        (post(HEARTBEAT, b"Content-Encoding: gzip"), False),
+        (post(HEARTBEAT, b"Content-Type: application/x-ndjson"), False),
+        (post(HEARTBEAT, path=b"/?x=1"), False),
+        (post(b'{"user": "ana", "slug": "film"}'), False),
+        (post(b'{"user": "\xc3\xbc", "slug": "film", "at": 1}'), False),
+        (post(b'{"user": "ana", "user": "bob", "slug": "film", "at": 1}'), False),
+        (get(b"/v1/users/%C3%BC/movies/film"), False),
+        (get(b"/v1/users/ana/movies/film/"), False),
+        (get(b"/v1/users/ana/movies"), False),
+    ],
+)
+def test_which_requests_need_no_handler(
+    exchange: Exchange, taken: list[bytes], request_: bytes, is_direct: bool
+) -> None:
+    """Else the comparison below would compare handlers with themselves."""
+    assert exchange(request_).endswith(END)
+    assert taken == [request_.split(b"\r\n", 1)[0]] * is_direct
+
+
+HEADERS = st.sampled_from(
+    [
+        b"Content-Type: application/json",
+        b"Content-Type: application/json; charset=utf-8",
+        b"Content-Type: application/x-ndjson",
+        b"Content-Type: application/x-www-form-urlencoded",
+        b"Content-Type: text/plain",
+        b"Content-Encoding: gzip",
+        b"Content-Encoding: identity",
+        b"Idempotency-Key: abc",
+        b"Idempotency-Key: " + b"k" * 200,
+        b"If-Match: 7",
+        b"Origin: http://player.example",
+        b"Accept: */*",
+        b"Connection: close",
+        b"X-Tab: a\tb",
+    ]
+)
+NAMES = st.sampled_from(
+    [b"ana", b"bob", b"a" * 256, b"a" * 257, b"a%20b", b"%C3%BC", b"%ff", b"a.b-c_~:@", b"", b"a+b"]
+)
+VALUES = st.sampled_from(
+    [
+        b"1",
+        b"0",
+        b"1.0005",
+        b"-1",
+        b"1e3",
+        b"10000001",
+        b"null",
+        b"true",
+        b'""',
+        b'"ana"',
+        b'"film"',
+        b'"a\\u0062"',
+        b'"\xc3\xbc"',
+        b'"\xff"',
+        b'"\x7f"',
+        b'"%b"' % (b"x" * 257),
+        b"[1]",
+    ]
+)
+
+
+@st.composite
+def heartbeats(draw: st.DrawFn) -> bytes:
+    members = {b"user": b'"ana"', b"slug": b'"film"', b"at": b"30"}
+    for key in draw(st.lists(st.sampled_from([*members, b"id", b"ts", b"duration", b"x"]))):
+        members[key] = draw(VALUES)
+    lines = [b'"%b": %b' % member for member in members.items()]
+    if draw(st.integers(0, 5)) == 0:
+        lines.append(draw(st.sampled_from(lines)))
+    left, right = draw(
+        st.sampled_from([(b"{", b"}")] * 6 + [(b"[{", b"}]"), (b" {", b"}"), (b"", b"")])
+    )
+    return left + b", ".join(lines) + right
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    headers = draw(st.lists(HEADERS, max_size=2))
+    if draw(st.booleans()):
+        path = draw(st.sampled_from([b"/", b"/v1/events", b"/v1/events/", b"/?a=b"]))
+        return post(draw(heartbeats()), *headers, path=path)
+    path = b"/v1/users/%b/movies/%b" % (draw(NAMES), draw(NAMES))
+    return get(path + draw(st.sampled_from([b""] * 4 + [b"/", b"?a=b", b"/x"])), *headers)
+
+
+@example(get(b"/v1/users/ana/movies/film", b"Content-Length: 2") + b"ab")
+@given(request=requests())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_needs_no_handler_is_answered_as_by_one(exchange: Exchange, request: bytes) -> None:
+    with by_handlers():
+        exchange(request)  # from now on it changes nothing, if it has an id
+        expected = exchange(request)
+    assert exchange(request) == expected
+
+
+class SlowShard:
+    """Replies when it is told to."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.reply: Any = Applied(NOW_MS, [])
+
+    async def send(self, _: bytes) -> bytes:
+        await self.gate.wait()
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return msgspec.msgpack.encode(self.reply)
+
+
+Check = Callable[[SlowShard, Address], Awaitable[None]]
+
+
+def with_slow_shard(check: Check, limits: QueueLimits | None = None, **config: Any) -> None:
+    async def run() -> None:
+        shard, app = SlowShard(), make_app()
+        app.config.update(config)
+        async with lane_of(app, shard.send, limits or QueueLimits()) as address:
+            await check(shard, address)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Refused("no space left"), b"no space left"),
+        (ShardsUnavailableError({0: "gone"}), b"gone"),
+        (ValueError("a fault"), b"A fault of playhead's own"),
+    ],
+)
+def test_a_failure_is_answered_as_by_a_handler(taken: list[bytes], reply: Any, said: bytes) -> None:
+    async def check(shard: SlowShard, address: Address) -> None:
+        shard.reply = reply
+        shard.gate.set()
+        answer = await exchanged(address, [post(HEARTBEAT), LAST], END)
+        with by_handlers():
+            assert answer == await exchanged(address, [post(HEARTBEAT), LAST], END)
+        assert said in answer
+        assert len(taken) == 1
+
+    with_slow_shard(check)
+
+
+def test_past_the_bound_of_the_queue_a_heartbeat_is_refused(taken: list[bytes]) -> None:
+    async def check(shard: SlowShard, address: Address) -> None:
+        first = asyncio.create_task(exchanged(address, [post(HEARTBEAT)], b"}"))
+        await asyncio.sleep(0.05)
+        answer = await exchanged(address, [post(HEARTBEAT)], b"}")
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"send slower" in answer
+        shard.gate.set()
+        assert (await first).startswith(b"HTTP/1.1 200 ")
+        assert len(taken) == 2
+
+    with_slow_shard(check, QueueLimits(events_max=1))
+
+
+def test_a_shard_that_takes_too_long_is_waited_for_no_longer(taken: list[bytes]) -> None:
+    async def check(_shard: SlowShard, address: Address) -> None:
+        _transport, client = await _asked(address)
+        async with asyncio.timeout(20):
+            while not client.received.endswith(CLOSED):
+                client.has_news.clear()
+                await client.has_news.wait()
+        assert client.received.startswith(b"HTTP/1.1 503 ")
+        assert b"No answer in time" in client.received
+        assert len(taken) == 1
+
+    with_slow_shard(check, RESPONSE_TIMEOUT=1)
+
+
+def test_a_client_that_goes_away_takes_nothing_from_the_others(taken: list[bytes]) -> None:
+    async def check(shard: SlowShard, address: Address) -> None:
+        transport, _ = await _asked(address)
+        waiting = asyncio.create_task(exchanged(address, [post(HEARTBEAT), LAST], END))
+        await asyncio.sleep(0.05)
+        transport.abort()
+        await asyncio.sleep(0.05)
+        shard.gate.set()
+        assert (await waiting).startswith(b"HTTP/1.1 200 ")
+        assert len(taken) == 2
+
+    with_slow_shard(check)
+
+
+async def _asked(address: Address) -> tuple[asyncio.WriteTransport, Client]:
+    """A heartbeat that is on its way."""
+    transport, client = await asyncio.get_running_loop().create_connection(Client, *address)
+    transport.write(post(HEARTBEAT))
+    return transport, client

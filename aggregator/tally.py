@@ -40,6 +40,8 @@ class Tally:
         self._guard = threading.RLock()
         #: When each was received, and its duplicates.
         self._uncounted: deque[tuple[Encoded, int, NDArray[np.bool_]]] = deque()
+        #: How many events were ever added, by the shard's thread, and counted, behind the lock.
+        self._added = self._counted = 0
         self._counter = ThreadPoolExecutor(1, "counter")
 
     def add(self, batch: Encoded, received_ms: int) -> list[int]:
@@ -49,6 +51,7 @@ class Tally:
         if batch.has_hashes:
             duplicate = self._state.find_duplicates(batch.decode(), received_ms)
             duplicates = duplicate.nonzero()[0].tolist()
+        self._added += len(batch)
         self._uncounted.append((batch, received_ms, duplicate))
         return duplicates
 
@@ -80,7 +83,7 @@ class Tally:
         self._counter.shutdown()
 
     def _uncounted_events(self) -> int:
-        return sum(len(batch) for batch, _, _ in self._uncounted.copy())
+        return self._added - self._counted
 
     def _count_all(self) -> None:
         """What was added and is not counted."""
@@ -93,5 +96,6 @@ class Tally:
                 batch = Encoded.join(batches)
                 received = np.repeat(received_ms, list(map(len, batches)))
                 self._state.count(batch, received, np.concatenate(duplicate))
+                self._counted += len(batch)
             except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
                 self._give_up(error)

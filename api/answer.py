@@ -1,6 +1,6 @@
 """The answer to a request that went well: JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -30,15 +30,19 @@ class JsonAnswer(HTTPResponse):
     def encode(self, keep_alive: bool) -> bytes:
         """What Sanic would send; few of its headers differ from one answer to the next."""
         body: Any = self.body
-        first: bytes = format_http1_response(self.status, self._encoded_headers()).removesuffix(
-            _END
-        )
-        encoded: bytes = first + _last_headers(len(body), keep_alive) + body
-        return encoded
+        return encoded_answer(body, self._encoded_headers(), keep_alive)
 
     def _encoded_headers(self) -> list[tuple[bytes, bytes]]:
         headers: Any = self.headers
         return [(name.encode(), str(value).encode()) for name, value in headers.items()]
+
+
+def encoded_answer(
+    body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), keep_alive: bool = True
+) -> bytes:
+    """All of a 200, of a JSON `body`."""
+    first: bytes = format_http1_response(200, headers).removesuffix(_END)
+    return first + _last_headers(len(body), keep_alive) + body
 
 
 @lru_cache(maxsize=1 << 12)

@@ -14,7 +14,7 @@ from aggregator.lane import Receipt
 from aggregator.router import Router
 from api import arrow_stream
 from api import documentation as doc
-from api.answer import JsonAnswer
+from api.answer import JsonAnswer, encoded_answer
 from api.arrow_intake import parse_arrow
 from api.context import router, settings
 from api.direct import Awaited
@@ -125,8 +125,7 @@ def _acknowledgement(receipt: Receipt) -> bytes:
 
 @lru_cache(maxsize=256)
 def _encoded_acknowledgement(duplicates: int, received_ms: int) -> bytes:
-    answer = JsonAnswer(_nothing_rejected(1 - duplicates, duplicates, received_ms))
-    return answer.encode(keep_alive=True)
+    return encoded_answer(_nothing_rejected(1 - duplicates, duplicates, received_ms))
 
 
 async def parse(request: Request) -> tuple[Parsed, int]:

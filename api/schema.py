@@ -16,7 +16,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Seconds = int | float
 T = TypeVar("T")
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 class EventsAnswer(msgspec.Struct, frozen=True):
@@ -280,11 +280,11 @@ def fact_line(fact: Fact) -> bytes:
 
 def answer(value: msgspec.Struct, headers: dict[str, str] | None = None) -> JsonAnswer:
     """A 200 with `value` as JSON."""
-    return JsonAnswer(_encode(value), headers)
+    return JsonAnswer(encode(value), headers)
 
 
 def _line(value: Any) -> bytes:
-    return _encode(value) + b"\n"
+    return encode(value) + b"\n"
 
 
 def _optional(value: int | None, show: Callable[[int], T]) -> T | None:

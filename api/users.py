@@ -32,7 +32,7 @@ from aggregator.messages import (
 )
 from aggregator.router import Router
 from api import documentation as doc
-from api.answer import JsonAnswer
+from api.answer import encoded_answer
 from api.context import credits_positions, router
 from api.direct import Awaited
 from api.parameters import body_of, cursor, if_versions, name_of, pair_of, place, whole_number
@@ -44,6 +44,7 @@ from api.schema import (
     ProgressAnswer,
     UserAnswer,
     answer,
+    encode,
     fact_line,
     progress_answer,
     progress_line,
@@ -147,8 +148,8 @@ def _begin_progress(router: Router, body: bytes, user: str, slug: str) -> Awaite
 
 
 def _encode_progress(query: ProgressQuery, encoded: msgspec.Raw) -> bytes:
-    found = decode_answer(query, encoded)
-    return _found_progress(query.user, query.slug, found).encode(keep_alive=True)
+    found = _found(query.user, query.slug, decode_answer(query, encoded))
+    return encoded_answer(encode(found), [(b"ETag", _etag(found).encode())])
 
 
 @blueprint.get("/<user:str>/movies/<slug:str>", ctx_begin=_begin_progress)
@@ -162,7 +163,7 @@ its version.""",
 )
 async def progress(request: Request, user: str, slug: str) -> HTTPResponse:
     user, slug = name_of("user", user), name_of("slug", slug)
-    return _found_progress(user, slug, await router(request).progress(user, slug))
+    return _progress_response(_found(user, slug, await router(request).progress(user, slug)))
 
 
 @blueprint.delete("/<user:str>/movies/<slug:str>")
@@ -291,14 +292,18 @@ async def _change(request: Request, command: PairCommand) -> HTTPResponse:
     return _progress_response(changed)
 
 
-def _found_progress(user: str, slug: str, found: Progress | None) -> JsonAnswer:
-    if found is None:
+def _found(user: str, slug: str, progress: Progress | None) -> ProgressAnswer:
+    if progress is None:
         raise _unknown_pair()
-    return _progress_response(progress_answer(user, slug, found))
+    return progress_answer(user, slug, progress)
 
 
-def _progress_response(progress: ProgressAnswer) -> JsonAnswer:
-    return answer(progress, {"ETag": f'"{progress.version}"'})
+def _progress_response(progress: ProgressAnswer) -> HTTPResponse:
+    return answer(progress, {"ETag": _etag(progress)})
+
+
+def _etag(progress: ProgressAnswer) -> str:
+    return f'"{progress.version}"'
 
 
 def _progresses(user: str, movies: list[Listed]) -> list[ProgressAnswer]:

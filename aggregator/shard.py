@@ -12,17 +12,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
 
-from aggregator import checkpoint, entries
+from aggregator import entries
 from aggregator.answers import View
 from aggregator.changes import carry_out
 from aggregator.checkpoint import Folders, Frozen, erases_in
-from aggregator.checkpointer import Checkpointer, Order
+from aggregator.checkpoints import Checkpoints
 from aggregator.commands import Command
 from aggregator.export import export
 from aggregator.file_access import FileAccess
@@ -51,16 +51,15 @@ from aggregator.messages import (
 )
 from aggregator.onlookers import Onlookers
 from aggregator.recovery import recover
-from aggregator.schedule import Schedule
 from aggregator.shard_settings import ShardSettings
 from aggregator.state import State
 from aggregator.statistics import Standing, Statistics
 from aggregator.tally import Tally
 from aggregator.wire import Respond
-from persistence import log, snapshot
+from persistence import log
 from persistence.batch import BatchError, Encoded
 from persistence.epoch import Epoch
-from persistence.errors import NotWritableError, PersistenceError
+from persistence.errors import NotWritableError
 from persistence.files import FolderLock, make_folder
 from persistence.log import Log, Record
 
@@ -130,16 +129,16 @@ class Shard:
         self._tally = Tally(recovered.state, self._give_up)
         self._producers = recovered.producers
         self._received_ms = recovered.received_ms
-        self._snapshot_sequence = recovered.snapshot_sequence
-        self._snapshot_ms = recovered.snapshot_ms
         self._applied_sequence = recovered.next_sequence - 1
-        self._skipped, self._erasing = recovered.skipped, recovered.erasing
-        self._schedule = Schedule(
-            log_bytes_min=settings.snapshot_log_bytes,
-            interval_s=settings.snapshot_interval_s,
-            erase_delay_s=settings.erase_delay_s,
-            log_bytes=log.bytes_after(self._folders.log, recovered.snapshot_sequence),
-            snapshot_bytes=snapshot.newest_bytes(self._folders.snapshots),
+        self._files = FileAccess()
+        self._checkpoints = Checkpoints(
+            settings,
+            self._folders,
+            recovered,
+            self._log,
+            self._lock.descriptor,
+            self._files,
+            lambda: self._ask_for_chores(0),
         )
         self._pending: list[_Append] = []
         self._in_flight: dict[tuple[int, int], _Append] = {}
@@ -154,9 +153,6 @@ class Shard:
         #: When the write that is under way began.
         self._writing_since_s: float | None = None
         self._warned_of_s: float | None = None
-        self._checkpointing: asyncio.Task[None] | None = None
-        self._checkpointer: Checkpointer | None = None
-        self._files = FileAccess()
         self._onlookers = Onlookers(settings.folder, self._files, self._tally)
         #: Why nothing can be written, if so.
         self._refusal = ""
@@ -211,10 +207,8 @@ class Shard:
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
         self._end_turns()
-        if self._checkpointing is not None:
-            self._checkpointing.cancel()
-            await asyncio.wait([self._checkpointing])
-        if self._applied_sequence > self._snapshot_sequence:
+        await self._checkpoints.stop()
+        if self._applied_sequence > self._checkpoints.sequence:
             await self.checkpoint()
         self._tally.close()
         self._log.close()
@@ -281,13 +275,11 @@ class Shard:
         try:
             self._log.note_synced()
             self._tally.count_soon()
-            if self._checkpoint_due_in_s() == 0 and self._end_segment():
-                moment = self._applied_sequence, self._received_ms
-                making = self._make_checkpoint(*moment, self._write_beside(moment[0]))
-                self._checkpointing = asyncio.create_task(making)
+            if self._checkpoints.due_in_s(self._applied_sequence) == 0:
+                self._checkpoints.begin(self._applied_sequence, self._received_ms)
         except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
             self._give_up(error)
-        due_in_s = self._checkpoint_due_in_s()
+        due_in_s = self._checkpoints.due_in_s(self._applied_sequence)
         if due_in_s is not None:
             self._ask_for_chores(due_in_s)
 
@@ -335,7 +327,7 @@ class Shard:
         replies = [self._apply(a.content, r) for a, r in zip(group, records, strict=True)]
         for append, reply in zip(group, replies, strict=True):
             self._producers.remember(append.producer, append.sequence, reply)
-            self._schedule.logged(len(append.encoded))
+            self._checkpoints.logged(len(append.encoded))
             self._answer(append, reply)
         self._applied_sequence = records[-1].sequence
 
@@ -349,9 +341,9 @@ class Shard:
             with self._tally.current() as state:
                 reply = carry_out(state, content, record.received_ms)
             without_effect = [i for i, o in enumerate(reply.outcomes) if o.status != "done"]
-            self._erasing += erases_in(record.sequence, record.received_ms, content)
+            self._checkpoints.erasing += erases_in(record.sequence, record.received_ms, content)
         if without_effect:
-            self._skipped[record.sequence] = without_effect
+            self._checkpoints.skipped[record.sequence] = without_effect
         return reply
 
     def _answer(self, append: _Append, reply: Reply) -> None:
@@ -378,89 +370,20 @@ class Shard:
         logging.shutdown()
         os._exit(EXIT_CANNOT_WRITE)
 
-    # Checkpoints
-
     async def checkpoint(self) -> None:
         """Makes one now, while nothing is committed; one that fails is tried again later."""
-        if self._end_segment():
-            with self._tally.current() as state:
-                frozen = Frozen.of(
-                    state,
-                    self._applied_sequence,
-                    self._received_ms,
-                    self._producers.dump(),
-                    self._skipped,
-                    self._erasing,
-                )
-            await self._make_checkpoint(frozen.sequence, self._received_ms, self._write(frozen))
+        await self._checkpoints.make(self._frozen, self._received_ms)
 
-    def _checkpoint_due_in_s(self) -> float | None:
-        return self._schedule.due_in_s(
-            has_more=self._applied_sequence > self._snapshot_sequence,
-            has_erases=bool(self._erasing),
-        )
-
-    def _end_segment(self) -> bool:
-        """Begins a checkpoint of all up to here, between commits: a log segment ends.
-
-        False if there is no room for another.
-        """
-        try:
-            self._log.rotate()
-        except NotWritableError as error:
-            self._postpone_checkpoint(error)
-            return False
-        self._schedule.begin()
-        return True
-
-    async def _make_checkpoint(
-        self, sequence: int, received_ms: int, writing: Awaitable[None]
-    ) -> None:
-        """Up to the record `sequence`; one that fails is tried again later."""
-        try:
-            await writing
-            snapshot_bytes = snapshot.newest_bytes(self._folders.snapshots)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
-            self._postpone_checkpoint(error)
-            return
-        self._snapshot_sequence, self._snapshot_ms = sequence, received_ms
-        self._schedule.end(snapshot_bytes)
-        self._skipped = {s: i for s, i in self._skipped.items() if s > sequence}
-        self._erasing = [each for each in self._erasing if each.sequence >= sequence]
-        self._ask_for_chores(0)
-
-    async def _write(self, frozen: Frozen) -> None:
-        async with self._files.changing():
-            await asyncio.to_thread(checkpoint.write, self._folders, frozen)
-
-    async def _write_beside(self, sequence: int) -> None:
-        """In a process of its own, while frames are handled here."""
-        settings = self._settings
-        order = Order(
-            str(settings.folder),
-            settings.number,
-            settings.owner,
-            settings.rules,
-            settings.hours_kept_days,
-            sequence,
-        )
-        self._checkpointer = maker = Checkpointer.start(order, self._lock.descriptor)
-        try:
-            await asyncio.to_thread(maker.prepare)
-            async with self._files.changing():
-                await asyncio.to_thread(maker.write)
-        finally:
-            await asyncio.to_thread(maker.kill)  # its memory takes a while to be given back
-            self._checkpointer = None
-
-    def _postpone_checkpoint(self, error: Exception) -> None:
-        is_known = isinstance(error, OSError | PersistenceError)
-        _logger.error(
-            "no checkpoint of shard %d: %s", self._settings.number, error,
-            exc_info=None if is_known else error,
-        )  # fmt: skip
-        self._schedule.postpone()
-        self._ask_for_chores(0)
+    def _frozen(self) -> Frozen:
+        with self._tally.current() as state:
+            return Frozen.of(
+                state,
+                self._applied_sequence,
+                self._received_ms,
+                self._producers.dump(),
+                self._checkpoints.skipped,
+                self._checkpoints.erasing,
+            )
 
     # Queries and exports
 
@@ -487,9 +410,9 @@ class Shard:
         return Standing(
             now_ms=self._now_ms(),
             applied_sequence=self._applied_sequence,
-            snapshot_sequence=self._snapshot_sequence,
-            snapshot_ms=self._snapshot_ms,
-            erasing=self._erasing,
+            snapshot_sequence=self._checkpoints.sequence,
+            snapshot_ms=self._checkpoints.received_ms,
+            erasing=self._checkpoints.erasing,
             refusal=self._still_refused(),
             files=self._statistics.look_at_files(),
         )
@@ -508,6 +431,6 @@ class Shard:
                 self._folders,
                 request,
                 self._applied_sequence,
-                dict(self._skipped),
-                list(self._erasing),
+                dict(self._checkpoints.skipped),
+                list(self._checkpoints.erasing),
             )

@@ -92,8 +92,8 @@ def crash(shard: Shard) -> None:
 
     Only a checkpoint that is written in a thread goes on: that cannot be ended.
     """
-    if shard._checkpointer is not None:
-        shard._checkpointer.kill()
+    if shard._checkpoints._checkpointer is not None:
+        shard._checkpoints._checkpointer.kill()
     shard._end_turns()
     shard._tally.close()
     shard._log.close()
@@ -172,7 +172,9 @@ def facts_kept(shard: Shard) -> pa.Table:
     """All facts of the store and then of the log, in order of arrival, without those erased."""
     folders, last = shard._folders, shard._applied_sequence
     stored = one_chunk(pa.concat_tables([SCHEMA.empty_table(), *folders.store.read()]))
-    stored = stored.filter(pa.array(~erasure_of(shard._erasing).hits(stored)))
+    stored = stored.filter(pa.array(~erasure_of(shard._checkpoints.erasing).hits(stored)))
     first = folders.store.archived_sequence() + 1
-    logged = facts_between(folders, first, last, shard._skipped, shard._erasing)
+    logged = facts_between(
+        folders, first, last, shard._checkpoints.skipped, shard._checkpoints.erasing
+    )
     return pa.concat_tables([stored, logged])

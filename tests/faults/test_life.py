@@ -165,13 +165,13 @@ class Life(RuleBasedStateMachine):
         """Also while events come; of those who were erased nothing is left."""
         number = self.data.shard_of(user)
         shard = self.data.shards[number]
-        erasing = bool(shard._erasing)
+        erasing = bool(shard._checkpoints.erasing)
         own = [e for e in self.dated(events or []) if self.data.shard_of(e.user) == number]
         if own:
             self.data.submit_while(number, own, shard.checkpoint())
             return
         self.data.run(shard.checkpoint())
-        assert shard._snapshot_sequence == shard._applied_sequence
+        assert shard._checkpoints.sequence == shard._applied_sequence
         if erasing:
             self.check_that_the_erased_are_gone(number)
 
@@ -206,7 +206,7 @@ class Life(RuleBasedStateMachine):
     def stop_and_start(self) -> None:
         self.data.close()
         self.data.open()
-        assert not any(shard._erasing for shard in self.data.shards)
+        assert not any(shard._checkpoints.erasing for shard in self.data.shards)
 
     @rule(shards=SHARDS)
     def split(self, shards: int) -> None:

@@ -195,9 +195,9 @@ def completed(data: Data) -> None:
 
 
 def completed_with_erases(data: Data) -> None:
-    assert data.shards[0]._erasing or not files_with(data.folder, GONE)
+    assert data.shards[0]._checkpoints.erasing or not files_with(data.folder, GONE)
     completed(data)
-    assert not data.shards[0]._erasing
+    assert not data.shards[0]._checkpoints.erasing
     assert not [*data.folder.rglob("*.broken")]
     assert files_with(data.folder, GONE) == []
     assert files_with(data.folder, STAYS)

@@ -191,8 +191,8 @@ def test_erases_wait_while_files_are_compared(
             monkeypatch.setattr(sockets.RunningShard, "tables", then_erase)
             report = await checked(tmp_path)
             assert (report.last, report.problems) == (10, [])
-            assert shard._checkpointing is not None
-            await shard._checkpointing
+            assert shard._checkpoints._making is not None
+            await shard._checkpoints._making
             assert int(log.segments(tmp_path / "shard-0000" / "log")[0].stem) == 12
 
     asyncio.run(run())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aggregator import schedule
+from aggregator.checkpoints import Checkpoints
 from aggregator.commands import (
     Command,
     Erase,
@@ -57,7 +58,7 @@ async def poll(shard: Shard, done: Callable[[], bool]) -> None:
 
 
 def is_final(shard: Shard) -> bool:
-    return not shard._erasing and not files_with(shard._folders.log.parent.parent, GONE)
+    return not shard._checkpoints.erasing and not files_with(shard._folders.log.parent.parent, GONE)
 
 
 def test_an_erase_makes_itself_final(tmp_path: Path) -> None:
@@ -274,15 +275,15 @@ def test_a_damaged_snapshot_goes_with_what_was_erased(tmp_path: Path) -> None:
 def failing_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[float]:
     """Has the next checkpoint fail; returns when each was tried, as it goes on."""
     tried: list[float] = []
-    real = Shard._write_beside
+    real = Checkpoints._write_beside
 
-    async def write(shard: Shard, sequence: int) -> None:
+    async def write(checkpoints: Checkpoints, sequence: int) -> None:
         tried.append(time.monotonic())
         if len(tried) == 1:
             raise error
-        await real(shard, sequence)
+        await real(checkpoints, sequence)
 
-    monkeypatch.setattr(Shard, "_write_beside", write)
+    monkeypatch.setattr(Checkpoints, "_write_beside", write)
     return tried
 
 
@@ -371,7 +372,7 @@ def test_a_checkpoint_comes_after_the_interval(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         assert (await stats_of(shard)).snapshot_sequence == 0  # there is nothing to save
         await send(shard, 1, [Event("u", "m", 1.0)])
-        await poll(shard, lambda: shard._snapshot_sequence == 1)
+        await poll(shard, lambda: shard._checkpoints.sequence == 1)
         crash(shard)
         shard = open_shard(tmp_path)
         assert shard.recovered.startswith("1 events from the snapshot, 0 from the log")

@@ -36,7 +36,7 @@ async def lived(folder: Path) -> AsyncIterator[Shard]:
     await order(shard, 1, MarkCompleted("u", "m"), SetPosition("v", "m", 5_000))
     await send(shard, 3, watch("gone", "m", 0, 50), producer=7)
     await order(shard, 2, Erase("gone"))
-    assert shard._end_segment()
+    assert shard._checkpoints._end_segment()
     yield shard
     crash(shard)
 
@@ -55,11 +55,11 @@ def test_it_writes_what_the_shard_would(tmp_path: Path) -> None:
                 shard._applied_sequence,
                 shard._received_ms,
                 shard._producers.dump(),
-                shard._skipped,
-                shard._erasing,
+                shard._checkpoints.skipped,
+                shard._checkpoints.erasing,
             )
             await send(shard, 4, watch("u", "m", 50, 90))  # goes on meanwhile
-            await shard._write_beside(5)
+            await shard._checkpoints._write_beside(5)
             (made,) = snapshot.complete(shard._folders.snapshots)
             written = snapshot.load(made, shard._settings.owner)
             assert written.sequence == 5
@@ -81,13 +81,13 @@ def test_it_writes_what_the_shard_would(tmp_path: Path) -> None:
 def test_a_snapshot_and_the_log_after_it_are_enough(tmp_path: Path) -> None:
     async def run() -> None:
         async with lived(tmp_path) as shard:
-            await shard._write_beside(5)
+            await shard._checkpoints._write_beside(5)
             await send(shard, 4, watch("u", "m", 50, 90))
             before = facts_of_state(state_of(shard))
-            assert shard._end_segment()
-            await shard._write_beside(6)
+            assert shard._checkpoints._end_segment()
+            await shard._checkpoints._write_beside(6)
         shard = Shard(settings_of(tmp_path), Clock())
-        assert shard._snapshot_sequence == 6
+        assert shard._checkpoints.sequence == 6
         assert facts_of_state(state_of(shard)) == before
         crash(shard)
 
@@ -98,14 +98,14 @@ def test_what_stands_in_its_way_is_said(tmp_path: Path) -> None:
     async def run() -> None:
         async with lived(tmp_path) as shard:
             with pytest.raises(CheckpointError, match="ends before record 99"):
-                await shard._write_beside(99)
+                await shard._checkpoints._write_beside(99)
             stored = tmp_path / "events"
             stored.touch()  # where a folder is to be
             with pytest.raises(CheckpointError, match=str(stored)):
-                await shard._write_beside(5)
+                await shard._checkpoints._write_beside(5)
             assert snapshot.complete(shard._folders.snapshots) == []
             stored.unlink()
-            await shard._write_beside(5)
+            await shard._checkpoints._write_beside(5)
 
     asyncio.run(run())
 
@@ -127,7 +127,7 @@ def test_nothing_is_written_while_the_files_are_read(tmp_path: Path) -> None:
     async def run() -> None:
         async with lived(tmp_path) as shard:
             async with shard._files.reading():
-                writing = asyncio.create_task(shard._write_beside(5))
+                writing = asyncio.create_task(shard._checkpoints._write_beside(5))
                 done, _ = await asyncio.wait([writing], timeout=2)
                 assert not done
                 assert snapshot.complete(shard._folders.snapshots) == []
@@ -151,8 +151,8 @@ def test_closing_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.Monkey
         shard = Shard(settings_of(tmp_path, snapshot_log_bytes=1), Clock())
         await send(shard, 9, [Event("gone", "m", 1.0)])
         await asyncio.wait_for(begun.wait(), 20)
-        assert shard._checkpointer is not None
-        process = shard._checkpointer._process
+        assert shard._checkpoints._checkpointer is not None
+        process = shard._checkpoints._checkpointer._process
         os.kill(process.pid, signal.SIGSTOP)  # it would take for ever
         await order(shard, 9, Erase("gone"))
         await shard.close()

@@ -357,8 +357,8 @@ def test_checkpoints_wait_for_who_holds_the_files(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
                 assert not [*folder.glob("snapshots/*")]
                 await hold(shard, folder, holder, 0)
-            assert shard._checkpointing is not None
-            await shard._checkpointing
+            assert shard._checkpoints._making is not None
+            await shard._checkpoints._making
             assert [*folder.glob("snapshots/*")]
 
     asyncio.run(run())

@@ -150,11 +150,18 @@ def facts_of(entries: Iterable[Found], skipped: Skipped) -> pa.Table:
         else:
             tables += [_facts_of_commands(entry, skipped, known) for entry in chunk]
     coded = pa.concat_tables(tables)
-    columns = {name: coded[name].combine_chunks() for name in SCHEMA.names}
+    columns = {name: _one_chunk(coded[name]) for name in SCHEMA.names}
     for name in NAMES:
         dictionary = known[name].to_arrow().cast(pa.string())
         columns[name] = pa.DictionaryArray.from_arrays(columns[name], dictionary)
     return pa.Table.from_pydict(columns, SCHEMA)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """What has no values, as the optional columns of most logs, is not copied."""
+    if column.null_count == len(column):
+        return pa.nulls(len(column), column.type)
+    return column.combine_chunks()
 
 
 def _chunks(entries: Iterable[Found]) -> Iterator[list[Found]]:

@@ -25,6 +25,8 @@ class Erasure:
 
     def hits(self, facts: pa.Table) -> NDArray[np.bool_]:
         """Which rows are to go; each column of `facts` is one chunk."""
+        if not self.names:
+            return np.zeros(len(facts), np.bool_)
         users, slugs = codes_of(facts, "user"), codes_of(facts, "slug")
         names = names_of(facts, "user")
         # Code -1 is no user, and finds the 0 at the end.

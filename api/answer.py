@@ -1,6 +1,6 @@
 """The answer to a request that went well: JSON."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -43,6 +43,13 @@ def encoded_answer(
     """All of a 200, of a JSON `body`."""
     first: bytes = format_http1_response(200, headers).removesuffix(_END)
     return first + _last_headers(len(body), keep_alive) + body
+
+
+def with_headers(encoded: bytes, headers: Mapping[str, str]) -> bytes:
+    """An answer from `encoded_answer` with more headers."""
+    first_line, rest = encoded.split(_END, 1)
+    lines = [first_line, *(f"{name}: {value}".encode() for name, value in headers.items())]
+    return _END.join([*lines, rest])
 
 
 @lru_cache(maxsize=1 << 12)

@@ -3,13 +3,16 @@
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
+from sanic.compat import Header
 from sanic.response import BaseHTTPResponse, empty
+
+from api import direct
 
 #: Seconds for which a browser may remember what is allowed.
 MAX_AGE_S = 7200
 _METHODS = "GET, POST, PUT, DELETE"
 _HEADERS = "Content-Type, Content-Encoding, Idempotency-Key, If-Match"
-_EXPOSED = "ETag, Retry-After"
+_EXPOSED = {"Access-Control-Expose-Headers": "ETag, Retry-After"}
 
 
 def install(app: Sanic[Any, Any], origins: str) -> None:
@@ -18,15 +21,17 @@ def install(app: Sanic[Any, Any], origins: str) -> None:
     if not allowed:
         return
 
-    def headers_for(request: Request) -> dict[str, str]:
-        origin = request.headers.get("origin", "")
+    def headers_for(headers: Header) -> dict[str, str]:
+        """What an answer to a request with these headers says."""
+        origin = headers.get("origin", "")
         if origin in allowed:
             return {
                 "Access-Control-Allow-Origin": origin,
                 "Access-Control-Allow-Credentials": "true",
                 "Vary": "Origin",
+                **_EXPOSED,
             }
-        return {"Access-Control-Allow-Origin": "*"} if "*" in allowed and origin else {}
+        return {"Access-Control-Allow-Origin": "*", **_EXPOSED} if "*" in allowed and origin else {}
 
     async def answer_preflight(request: Request) -> HTTPResponse | None:
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
@@ -40,9 +45,8 @@ def install(app: Sanic[Any, Any], origins: str) -> None:
         )
 
     async def allow(request: Request, response: BaseHTTPResponse) -> None:
-        found = headers_for(request)
-        if found:
-            response.headers.update(found | {"Access-Control-Expose-Headers": _EXPOSED})
+        response.headers.update(headers_for(request.headers))
 
     app.register_middleware(answer_preflight, "request")
     app.register_middleware(allow, "response")
+    direct.replace_middleware(app, {answer_preflight, allow}, headers_for)

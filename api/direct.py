@@ -8,11 +8,12 @@ have nothing unusual about them. The others, and those that fail at once, are it
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sanic import Sanic
+from sanic.compat import Header
 
 #: A name in a path that is what it stands for.
 _SEGMENT = r"([A-Za-z0-9._~:@-]+)"
@@ -32,15 +33,29 @@ class Awaited(NamedTuple):
 Begin = Callable[..., Awaited | None]
 
 
-class DirectRoutes:
-    """Those of an application that have a `ctx_begin`, and no middleware."""
+#: Gets the headers of a request, and gives those that an answer has besides its own.
+HeadersFor = Callable[[Header], Mapping[str, str]]
 
-    def __init__(self, routes: Iterable[Any]) -> None:
+
+class _Replaced(NamedTuple):
+    """Middleware that direct routes go without."""
+
+    middleware: Collection[Any]
+    headers_for: HeadersFor
+
+
+class DirectRoutes:
+    """Those of an application that have a `ctx_begin`, and no middleware that has to run."""
+
+    def __init__(self, app: Sanic[Any, Any]) -> None:
+        replaced = getattr(app.ctx, "replaced_middleware", _Replaced((), lambda _: {}))
+        self.headers_for = replaced.headers_for
         self._fixed: dict[bytes, Begin] = {}
         self._patterns: list[tuple[re.Pattern[bytes], Begin]] = []
-        for route in routes:
+        for route in app.router.routes:
             begin = getattr(route.ctx, "begin", None)
-            if begin and not (route.extra.request_middleware or route.extra.response_middleware):
+            middleware = [*route.extra.request_middleware, *route.extra.response_middleware]
+            if begin and all(each.func in replaced.middleware for each in middleware):
                 for method in route.methods:
                     self._add(f"{method} /{route.path} HTTP/1.1", begin)
 
@@ -66,4 +81,11 @@ class DirectRoutes:
 @lru_cache(maxsize=4)
 def routes_of(app: Sanic[Any, Any]) -> DirectRoutes:
     """Those of an application that has started."""
-    return DirectRoutes(app.router.routes)
+    return DirectRoutes(app)
+
+
+def replace_middleware(
+    app: Sanic[Any, Any], middleware: Collection[Any], headers_for: HeadersFor
+) -> None:
+    """Says that all that these functions do for a direct route is what `headers_for` does."""
+    app.ctx.replaced_middleware = _Replaced(middleware, headers_for)

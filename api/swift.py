@@ -23,7 +23,7 @@ from sanic.helpers import has_message_body
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
-from api.answer import JsonAnswer
+from api.answer import JsonAnswer, with_headers
 from api.direct import Awaited, routes_of
 from api.protocol import BoundedProtocol
 
@@ -206,13 +206,18 @@ class SwiftProtocol(BoundedProtocol):
         keep_alive = not reply.cancelled()
         if not keep_alive and (self.conn_info is None or self.conn_info.lost):
             return
+        headers = self._routes.headers_for(directly.plain.headers)
         try:
             if not keep_alive:
                 raise ServiceUnavailable("Response Timeout")
             encoded = directly.encode(reply.result())
+            if headers:
+                encoded = with_headers(encoded, headers)
         except Exception as error:  # noqa: BLE001 - the client gets it, whatever it is
             request, _ = cast(Any, self._route(directly.first_line, directly.plain))
-            encoded = _encoded(self._error(request, error), keep_alive)
+            response = self._error(request, error)
+            response.headers.update(headers)
+            encoded = _encoded(response, keep_alive)
         self._reply(encoded, keep_alive)
 
     def _go_on(self, begun: _Begun, data: bytes) -> None:

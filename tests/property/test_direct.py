@@ -1,7 +1,7 @@
 """Requests answered without a handler get what their handler would have answered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -219,15 +219,40 @@ class SlowShard:
 Check = Callable[[SlowShard, Address], Awaitable[None]]
 
 
-def with_slow_shard(check: Check, limits: QueueLimits | None = None, **config: Any) -> None:
+def with_slow_shard(
+    check: Check,
+    limits: QueueLimits | None = None,
+    changes: Mapping[str, Any] | None = None,
+    **config: Any,
+) -> None:
     async def run() -> None:
-        shard, app = SlowShard(), make_app()
+        shard, app = SlowShard(), make_app(**(changes or {}))
         app.config.update(config)
         async with lane_of(app, shard.send, limits or QueueLimits()) as address:
             await check(shard, address)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+@pytest.mark.parametrize("allowed", ["http://page.example", "*"])
+@pytest.mark.parametrize("origin", [b"http://page.example", b"http://other.example", None])
+@pytest.mark.parametrize("reply", [Applied(NOW_MS, []), Refused("no space left")])
+def test_pages_of_other_origins_are_told_what_handlers_tell_them(
+    taken: list[bytes], allowed: str, origin: bytes | None, reply: Any
+) -> None:
+    async def check(shard: SlowShard, address: Address) -> None:
+        shard.reply = reply
+        shard.gate.set()
+        request = post(HEARTBEAT, *([b"Origin: " + origin] if origin else []))
+        answer = await exchanged(address, [request, LAST], END)
+        is_allowed = origin is not None and (allowed == "*" or origin.decode() == allowed)
+        assert (b"Access-Control-Allow-Origin" in answer) == is_allowed
+        with by_handlers():
+            assert answer == await exchanged(address, [request, LAST], END)
+        assert len(taken) == 1
+
+    with_slow_shard(check, changes={"cors_origins": allowed})
 
 
 @pytest.mark.parametrize(

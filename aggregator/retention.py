@@ -43,22 +43,26 @@ class Retention:
         width = int(np.flatnonzero(viewers)[-1]) + 1 if viewers.any() else 0
         return viewers[:width], plays[:width]
 
-    # Snapshots
-
-    def to_arrow(self, movie_codes: Int64s) -> pa.Table:
-        """A row a bucket where anything was played; `movie_codes` maps codes to those there."""
+    def played(self) -> dict[str, NDArray[np.int32]]:
+        """Columns movie, bucket, viewers and plays, a row a bucket where anything was played."""
         paged = self._in_pages()
         pages, places = np.nonzero((paged["viewers"] != 0) | (paged["plays"] != 0))
         counted = paged[pages, places]
-        return pa.table(
-            {
-                "movie": movie_codes[self.pages["movie"][pages]].astype(np.int32),
-                "bucket": self.pages["number"][pages] * np.int32(PAGE_BUCKETS)
-                + places.astype(np.int32),
-                "viewers": counted["viewers"],
-                "plays": counted["plays"],
-            }
-        )
+        firsts = self.pages["number"][pages] * np.int32(PAGE_BUCKETS)
+        return {
+            "movie": self.pages["movie"][pages],
+            "bucket": firsts + places.astype(np.int32),
+            "viewers": counted["viewers"],
+            "plays": counted["plays"],
+        }
+
+    # Snapshots
+
+    def to_arrow(self, movie_codes: Int64s) -> pa.Table:
+        """What was played; `movie_codes` maps codes to those there."""
+        played = self.played()
+        movies = movie_codes[played["movie"]].astype(np.int32)
+        return pa.table(played | {"movie": movies})
 
     def load_arrow(self, stored: pa.Table) -> None:
         """Fills an empty retention with what `to_arrow` gave."""

@@ -79,21 +79,14 @@ def _movies(state: State) -> pa.Table:
 
 
 def _retention(state: State) -> pa.Table:
-    codes = np.flatnonzero(state.movies["buckets"] > 0)
-    buckets = state.movies["buckets"][codes].tolist()
-    curves = [state.retention.of(*each) for each in zip(codes.tolist(), buckets, strict=True)]
-    widths = [len(plays) for _, plays in curves]
-    nothing = np.zeros(0, np.int64)
-    viewers, plays = (np.concatenate([nothing, *(c[i] for c in curves)]) for i in (0, 1))
+    played = state.retention.played()
     table = pa.table(
         {
-            "slug": _names(state.movie_names, np.repeat(codes, widths)),
-            "bucket": np.concatenate([nothing, *(np.arange(width) for width in widths)]),
-            "viewers": viewers,
-            "plays": plays,
+            "slug": _names(state.movie_names, played["movie"]),
+            **{name: played[name].astype(np.int64) for name in ("bucket", "viewers", "plays")},
         }
     )
-    return table.filter(plays > 0)
+    return table.filter(pa.array(played["plays"] > 0))
 
 
 def _hours(state: State) -> pa.Table:

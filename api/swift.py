@@ -29,6 +29,8 @@ from api.protocol import BoundedProtocol
 
 #: So many different heads are remembered with what they say: a player sends the same each time.
 HEADS_REMEMBERED = 1024
+#: After an answer that came just as its time was over, for the next request's.
+CHECKED_AGAIN_S = 0.1
 #: Heads of more are Sanic's, so that those remembered stay small.
 HEADERS_MAX = 32
 
@@ -112,8 +114,10 @@ class SwiftProtocol(BoundedProtocol):
             self._leave_to_sanic(self._begun)
         if self._answering is None or time.monotonic() - self._time <= self.response_timeout:
             super().check_timeouts()
-        else:
-            self._answering.cancel()
+        elif not self._answering.cancel():  # it is about to be answered
+            self._callback_check_timeouts = self.loop.call_later(
+                CHECKED_AGAIN_S, self.check_timeouts
+            )
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)  # type: ignore[no-untyped-call]

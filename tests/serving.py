@@ -76,6 +76,13 @@ class Client(asyncio.Protocol):
         self.received += CLOSED
         self.has_news.set()
 
+    async def closed(self) -> None:
+        """Returns once the server has closed the connection."""
+        async with asyncio.timeout(20):
+            while not self.received.endswith(CLOSED):
+                self.has_news.clear()
+                await self.has_news.wait()
+
 
 async def exchanged(address: Address, pieces: list[bytes], end: bytes) -> bytes:
     """All that comes for what is sent, up to the `end` of the last answer."""

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from sanic import Sanic
 
 from aggregator.errors import ShardsUnavailableError
-from aggregator.lane import Lane, QueueLimits
+from aggregator.lane import Lane, QueueLimits, Receipt
 from aggregator.messages import Applied, Refused
 from aggregator.router import Router
 from aggregator.shard import Shard
 from api.app import create_app
 from api.settings import Settings
 from api.swift import SwiftProtocol
-from tests.serving import CLOSED, Address, Client, exchanged, served
+from tests.serving import Address, Client, exchanged, served
 from tests.shards import NOW_MS, Clock, settings_of
 
 END = b"\r\n\r\nok\n"
@@ -293,15 +293,39 @@ def test_past_the_bound_of_the_queue_a_heartbeat_is_refused(taken: list[bytes]) 
 def test_a_shard_that_takes_too_long_is_waited_for_no_longer(taken: list[bytes]) -> None:
     async def check(_shard: SlowShard, address: Address) -> None:
         _transport, client = await _asked(address)
-        async with asyncio.timeout(20):
-            while not client.received.endswith(CLOSED):
-                client.has_news.clear()
-                await client.has_news.wait()
+        await client.closed()
         assert client.received.startswith(b"HTTP/1.1 503 ")
         assert b"No answer in time" in client.received
         assert len(taken) == 1
 
     with_slow_shard(check, RESPONSE_TIMEOUT=1)
+
+
+def test_an_answer_at_the_last_moment_leaves_the_connection_its_timers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What had been answered could not be cancelled, and no time was taken from then on."""
+    waiting: list[tuple[Any, asyncio.Future[Any]]] = []
+    wait = SwiftProtocol._wait
+
+    def note(self: SwiftProtocol, directly: Any, reply: asyncio.Future[Any]) -> None:
+        waiting.append((self, reply))
+        wait(self, directly, reply)
+
+    monkeypatch.setattr(SwiftProtocol, "_wait", note)
+
+    async def check(_shard: SlowShard, address: Address) -> None:
+        _transport, client = await _asked(address)
+        await asyncio.sleep(0.05)
+        ((protocol, reply),) = waiting
+        reply.set_result(Receipt(NOW_MS, 0))
+        protocol._time -= 1_000
+        protocol._callback_check_timeouts.cancel()  # as if it were what calls
+        protocol.check_timeouts()
+        await client.closed()
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+
+    with_slow_shard(check, KEEP_ALIVE_TIMEOUT=1)
 
 
 def test_a_client_that_goes_away_takes_nothing_from_the_others(taken: list[bytes]) -> None:

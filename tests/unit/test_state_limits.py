@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +16,7 @@ from aggregator.recent import RecentHashes
 from aggregator.reference import Reference
 from aggregator.rules import Rules
 from aggregator.state import State
+from aggregator.tables import tables_of
 from api import warm_up as api_warm_up
 from kernels import lists
 from kernels.rows import HOUR_MS
@@ -39,6 +41,26 @@ def test_erasing_merged_runs_with_a_gap_adds_no_buckets(far_s: int) -> None:
         assert erasure.erase(each, "u", None)
         assert len(each.retention.pages) == before <= 2
         assert facts_of_state(each) == {}
+
+
+def test_tables_have_nothing_of_what_nobody_watched() -> None:
+    """Each bucket before the last was made, 62 MB for a movie that was sought to its far end."""
+    state = State(Rules())
+    movies = [f"m{number}" for number in range(10)]
+    events = [Event("u", movie, at) for movie in movies for at in (9_999_980.0, 9_999_985.0)]
+    state.apply(to_batch([Part(events)]), NOW_MS)
+    tracemalloc.start()
+    try:
+        found = tables_of(state)["retention"].sort_by("slug").to_pydict()
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert found == {
+        "slug": movies,
+        "bucket": [999_998] * 10,
+        "viewers": [1] * 10,
+        "plays": [1] * 10,
+    }
 
 
 def test_a_half_of_recent_ids_begins_with_the_first_id() -> None:

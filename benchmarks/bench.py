@@ -74,7 +74,7 @@ class Bench:
         self._shared = ExitStack()
         self._own = ExitStack()
         self._subjects: dict[str, Subject] = {}
-        self._own_playheads: list[Subject] = []
+        self._own_subjects: list[Subject] = []
         self._files: dict[str, RequestFile] = {}
         self._numbers = count()
         # Requests that a subject has had of a file.
@@ -111,12 +111,18 @@ class Bench:
     def own_playhead(self) -> Subject:
         """One of the workload's own, without data."""
         started = self._own.enter_context(subjects.playhead(self.new_folder()))
-        self._own_playheads.append(started)
+        self._own_subjects.append(started)
+        return started
+
+    def own(self, names: Sequence[str], folder: Path) -> dict[str, Subject]:
+        """The workload's own, side by side, with their data in `folder`."""
+        started = self._own.enter_context(subjects.started(names, folder))
+        self._own_subjects += started.values()
         return started
 
     def settle(self) -> None:
         """Waits for checkpoints, rewrites and the like, so that none disturbs another subject."""
-        running = [*self._subjects.values(), *self._own_playheads]
+        running = [*self._subjects.values(), *self._own_subjects]
         deadline = time.monotonic() + QUIET_TIMEOUT_S
         while running and time.monotonic() < deadline:
             before_s = sum(subject.cpu_seconds() for subject in running)
@@ -130,7 +136,7 @@ class Bench:
         self._shared.close()
 
     def close_own(self) -> None:
-        self._own_playheads = []
+        self._own_subjects = []
         self._own.close()
 
     def close(self) -> None:

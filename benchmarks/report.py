@@ -45,6 +45,7 @@ BY_SUBJECT: dict[str, tuple[Column, ...]] = {
     "singles": (REQUESTS, PERCENTILES[1]),
     "batches": (EVENTS,),
     "queries": (REQUESTS, PERCENTILES[1]),
+    "positions": (REQUESTS, PERCENTILES[1]),
 }
 #: Tables of one row a subject, figures side by side.
 BY_FIGURE: dict[str, tuple[Column, ...]] = {

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import psutil
@@ -23,14 +24,18 @@ SAID_BYTES_MAX = 2_000
 
 
 @contextlib.contextmanager
-def running(module: str, *arguments: str) -> Iterator[tuple[str, int]]:
+def listening(command: list[str]) -> Iterator[tuple[str, int]]:
     """Its address and process; the last argument it gets is a free port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", module, *arguments, port]
-    with process(command, lambda: _is_ready(url), env=_environment()) as pid:
+    with process([*command, port], lambda: _is_ready(url), env=_environment()) as pid:
         yield url, pid
+
+
+def running(module: str, *arguments: str) -> AbstractContextManager[tuple[str, int]]:
+    """As `listening`, a module of ours."""
+    return listening([sys.executable, "-m", module, *arguments])
 
 
 @contextlib.contextmanager

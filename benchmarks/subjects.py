@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.peers import stores
-from benchmarks.server import running
+from benchmarks.peers import positions, stores
+from benchmarks.server import listening, running
 
 PLAYHEAD = "playhead"
 CEILING = "ceiling"
@@ -20,6 +20,8 @@ REDIS_EVERYSEC = "redis everysec"
 REDIS_ALWAYS = "redis always"
 POSTGRES = "postgres"
 NAMES = (PLAYHEAD, CEILING, REDIS_EVERYSEC, REDIS_ALWAYS, POSTGRES)
+#: In a workload of its own.
+POSITIONS = "positions"
 #: No server: `benchmarks.peers.parse`.
 PARSE = "parse"
 
@@ -117,6 +119,8 @@ def _start(name: str, folder: Path) -> AbstractContextManager[Subject]:
             return _ceiling()
         case "postgres":
             return _postgres(folder)
+        case "positions":
+            return _positions(folder)
     return _redis(name, folder)
 
 
@@ -148,6 +152,16 @@ def _postgres(folder: Path) -> Iterator[Subject]:
         ),
     ):
         yield Subject(POSTGRES, url, pid, store_pid)
+
+
+@contextlib.contextmanager
+def _positions(folder: Path) -> Iterator[Subject]:
+    """Where it is installed in `folder`."""
+    with (
+        stores.redis(folder, "always") as (socket, store_pid),
+        listening(positions.command(folder, socket)) as (url, pid),
+    ):
+        yield Subject(POSITIONS, url, pid, store_pid)
 
 
 def _let_pass(folder: Path) -> None:

@@ -45,6 +45,11 @@ def _singles(subject: str, connections: int) -> Place:
     return Place("singles", subject, "events_per_second", {"connections": connections})
 
 
+def _positions(subject: str, sent: str, connections: int) -> Place:
+    case: Case = {"sent": sent, "connections": connections}
+    return Place("positions", subject, "requests_per_second", case)
+
+
 def _batches(subject: str, format: str, events: int) -> Place:
     return Place("batches", subject, "events_per_second", {"format": format, "events": events})
 
@@ -77,6 +82,18 @@ TARGETS = (
             at_least=least,
         )
         for connections, least in ((1, 1.0), (16, 1.8), (64, 2.2), (256, 2.5))
+    ),
+    *(
+        Target(
+            f"{sent}, {connections} connection{'s' * (connections > 1)}, to positions",
+            _positions("playhead", sent, connections),
+            _positions("positions", sent, connections),
+            at_least=1.0,
+        )
+        for sent, connections in (
+            *(("events", each) for each in (1, 16, 64, 256)),
+            ("questions", 64),
+        )
     ),
     Target(
         "JSON, 1,000 events, to redis always",

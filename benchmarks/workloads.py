@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from benchmarks import exactness, growth, queries, request_file, traffic
+from benchmarks import exactness, growth, positions, queries, request_file, traffic
 from benchmarks.bench import Bench, Group, Plan, Step
 from benchmarks.measurements import COMMON_HALF, OWN_HALF, Case, Figures
 from benchmarks.peers import parse
@@ -171,4 +171,5 @@ WORKLOADS = (
     Workload("exactness", exactness.plan),
     Workload("pairs", growth.pairs, is_shared=False),
     Workload("start", growth.start, is_shared=False),
+    Workload("positions", positions.plan, is_shared=False),
 )

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,8 +20,10 @@ import requests
 from redis import Redis
 
 from aggregator.reference import Reference
-from benchmarks import packages, subjects
+from benchmarks import packages, positions, subjects
+from benchmarks.bench import Bench
 from benchmarks.peers import POSTGRES_USER, parse, stores
+from benchmarks.peers.positions import CannotInstallError, install
 from benchmarks.server import running
 from benchmarks.subjects import CEILING, POSTGRES, REDIS_ALWAYS, Subject
 from tests.playhead import eventually
@@ -327,3 +329,22 @@ def test_without_the_programs_the_rest_can_be_measured(monkeypatch: pytest.Monke
     assert not found.has_wrk
     assert [sentence.split()[0] for sentence in found.missing] == ["wrk", "redis-server", "initdb"]
     assert packages.versions() == {}
+
+
+def test_where_there_is_no_npm_positions_are_not_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stores, "program", lambda name: None if name == "npm" else name)
+    with closing(Bench(folder, subjects.NAMES, 1, 1, True)) as bench:
+        assert positions.plan(bench) == []
+    assert "positions are not measured: npm not found in the PATH" in capsys.readouterr().out
+
+
+def test_where_npm_fails_its_reason_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm = folder / "npm"
+    npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+    npm.chmod(0o700)
+    monkeypatch.setattr(stores, "program", lambda _: str(npm))
+    with pytest.raises(CannotInstallError, match="npm failed:\nno network"):
+        install(folder)
+    assert {"package.json", "service.js"} <= {path.name for path in folder.iterdir()}

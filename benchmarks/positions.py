@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from functools import partial
 
-from rich import get_console
-
 from benchmarks import queries, traffic
 from benchmarks.bench import FILL_EVENTS, Bench, Plan, Step, fill
 from benchmarks.measurements import Case, Figures
-from benchmarks.peers.positions import CannotInstallError, install
+from benchmarks.peers.positions import can_install, install
 from benchmarks.request_file import RequestFile
-from benchmarks.subjects import PLAYHEAD, POSITIONS, Subject
+from benchmarks.subjects import PLAYHEAD, POSITIONS, REDIS_ALWAYS, Subject
 
 CONNECTIONS = (1, 16, 64, 256)
 READ_CONNECTIONS = 64
@@ -23,12 +21,9 @@ FILL_PATHS = ("/", "/all")
 
 def plan(bench: Bench) -> Plan:
     """Heartbeats, and questions where a user was; nothing where the service cannot be run."""
-    sides = _Sides(bench)
-    try:
-        sides.install()
-    except CannotInstallError as error:
-        get_console().print(f"positions are not measured: {error}", style="yellow", markup=False)
+    if REDIS_ALWAYS not in bench.names or not can_install():
         return []
+    sides = _Sides(bench)
     loads = [(EVENTS, each) for each in CONNECTIONS] + [(QUESTIONS, READ_CONNECTIONS)]
     return [bench.rounds_of(_steps(bench, sides, *load)) for load in loads]
 
@@ -43,23 +38,23 @@ class _Sides:
     """Both servers, from the first load on."""
 
     def __init__(self, bench: Bench) -> None:
-        self._folder = bench.new_folder()
         self._bench = bench
         self._subjects: dict[str, Subject] = {}
 
-    def install(self) -> None:
-        """Raises `CannotInstallError`."""
-        service = self._folder / POSITIONS
-        service.mkdir()
-        install(service)
-
     def load(self, name: str, sent: str, connections: int) -> Figures:
         if not self._subjects:
-            self._subjects = self._bench.own([PLAYHEAD, POSITIONS], self._folder)
-            for path, subject in zip(FILL_PATHS, self._subjects.values(), strict=True):
-                fill(subject.url + path, traffic.players(1)[:ASKED_PAIRS], FILL_EVENTS)
+            self._start()
         requests = self._bench.singles() if sent == EVENTS else self._questions()
         return self._bench.loaded(self._subjects[name], requests, connections)
+
+    def _start(self) -> None:
+        folder = self._bench.new_folder()
+        service = folder / POSITIONS
+        service.mkdir()
+        install(service)
+        self._subjects = self._bench.own([PLAYHEAD, POSITIONS], folder)
+        for path, subject in zip(FILL_PATHS, self._subjects.values(), strict=True):
+            fill(subject.url + path, traffic.players(1)[:ASKED_PAIRS], FILL_EVENTS)
 
     def _questions(self) -> RequestFile:
         asked = traffic.players(1)[:ASKED_PAIRS]

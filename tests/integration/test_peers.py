@@ -23,7 +23,7 @@ from aggregator.reference import Reference
 from benchmarks import packages, positions, subjects
 from benchmarks.bench import Bench
 from benchmarks.peers import POSTGRES_USER, parse, stores
-from benchmarks.peers.positions import CannotInstallError, install
+from benchmarks.peers.positions import install
 from benchmarks.server import running
 from benchmarks.subjects import CEILING, POSTGRES, REDIS_ALWAYS, Subject
 from tests.playhead import eventually
@@ -331,13 +331,14 @@ def test_without_the_programs_the_rest_can_be_measured(monkeypatch: pytest.Monke
     assert packages.versions() == {}
 
 
+@pytest.mark.parametrize("missing", ["npm", "node", None])
 def test_where_there_is_no_npm_positions_are_not_measured(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str | None
 ) -> None:
-    monkeypatch.setattr(stores, "program", lambda name: None if name == "npm" else name)
+    monkeypatch.setattr(stores, "program", lambda name: None if name == missing else name)
     with closing(Bench(folder, subjects.NAMES, 1, 1, True)) as bench:
-        assert positions.plan(bench) == []
-    assert "positions are not measured: npm not found in the PATH" in capsys.readouterr().out
+        assert bool(positions.plan(bench)) == (missing is None)
+    assert not [*folder.iterdir()]
 
 
 def test_where_npm_fails_its_reason_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +346,6 @@ def test_where_npm_fails_its_reason_is_told(folder: Path, monkeypatch: pytest.Mo
     npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
     npm.chmod(0o700)
     monkeypatch.setattr(stores, "program", lambda _: str(npm))
-    with pytest.raises(CannotInstallError, match="npm failed:\nno network"):
+    with pytest.raises(SystemExit, match="npm failed:\nno network"):
         install(folder)
     assert {"package.json", "service.js"} <= {path.name for path in folder.iterdir()}

@@ -139,7 +139,8 @@ def test_without_peers_playhead_is_measured_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, [PLAYHEAD], rounds=1, seconds=1, is_quick=True)
     for workload in WORKLOADS:
         subjects = {step.subject for group in workload.plan(bench) for step in group.steps}
-        assert PLAYHEAD in subjects
+        # `positions` is nothing but a comparison.
+        assert (PLAYHEAD in subjects) == (workload.name != "positions")
         assert subjects <= {PLAYHEAD, PARSE}
 
 

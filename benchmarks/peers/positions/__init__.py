@@ -5,6 +5,7 @@ npm fetches what `package.json` names, for one run.
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from benchmarks.peers import stores
@@ -16,30 +17,28 @@ _INSTALL = ("install", "--no-package-lock", "--no-audit", "--no-fund", "--loglev
 _INSTALL_TIMEOUT_S = 300
 
 
-class CannotInstallError(Exception):
-    """Says why the service cannot be run here."""
+def can_install() -> bool:
+    """Whether the programs for it are here."""
+    return all(map(stores.program, PROGRAMS))
 
 
 def install(folder: Path) -> None:
-    """Puts the service and its packages into `folder`, or raises `CannotInstallError`."""
-    missing = [name for name in PROGRAMS if stores.program(name) is None]
-    if missing:
-        raise CannotInstallError(f"{' and '.join(missing)} not found in the PATH")
+    """Puts the service and its packages into `folder`, or ends the run and says why not."""
     for name in _FILES:
         shutil.copy(_HERE / name, folder)
     try:
-        ran = subprocess.run(  # noqa: S603
+        subprocess.run(  # noqa: S603
             [str(stores.program("npm")), *_INSTALL],
             cwd=folder,
             capture_output=True,
             text=True,
             timeout=_INSTALL_TIMEOUT_S,
-            check=False,
+            check=True,
         )
-    except subprocess.TimeoutExpired as error:
-        raise CannotInstallError(f"npm took more than {_INSTALL_TIMEOUT_S} s") from error
-    if ran.returncode:
-        raise CannotInstallError(f"npm failed:\n{ran.stderr.strip()}")
+    except subprocess.TimeoutExpired:
+        sys.exit(f"positions cannot be measured: npm took more than {_INSTALL_TIMEOUT_S} s")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"positions cannot be measured, npm failed:\n{error.stderr.strip()}")
 
 
 def command(folder: Path, redis_socket: Path) -> list[str]:

@@ -31,8 +31,6 @@ class Awaited(NamedTuple):
 #: Gets the router, the body and what stands in the path. With None, or any error, it has done
 #: nothing, and the handler is asked.
 Begin = Callable[..., Awaited | None]
-
-
 #: Gets the headers of a request, and gives those that an answer has besides its own.
 HeadersFor = Callable[[Header], Mapping[str, str]]
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from http import HTTPStatus
 
-import msgspec
 from sanic import Blueprint, HTTPResponse, Request
 
 from aggregator.event import TAG_BYTES_MAX, Part, to_batch
@@ -24,7 +23,7 @@ from api.problems import (
     ProblemError,
     bad_request,
 )
-from api.schema import EventsAnswer, time_of
+from api.schema import EventsAnswer, encode, time_of
 from api.settings import Settings
 
 blueprint = Blueprint("events")
@@ -54,7 +53,6 @@ _PARSERS: dict[str, Parser] = {
     "application/x-ndjson": _parse_ndjson,
     arrow_stream.CONTENT_TYPE: _parse_arrow,
 }
-_encode = msgspec.json.Encoder().encode
 
 
 _documented = partial(
@@ -107,7 +105,7 @@ async def _take(request: Request) -> HTTPResponse:
     accepted = len(parsed.events) - duplicates
     if rejected:
         errors = parsed.errors[:ERRORS_LISTED_MAX]
-        body = _encode(EventsAnswer(accepted, duplicates, rejected, errors, time_of(received_ms)))
+        body = encode(EventsAnswer(accepted, duplicates, rejected, errors, time_of(received_ms)))
     else:
         body = _nothing_rejected(accepted, duplicates, received_ms)
     return JsonAnswer(body)
@@ -116,7 +114,7 @@ async def _take(request: Request) -> HTTPResponse:
 @lru_cache(maxsize=256)
 def _nothing_rejected(accepted: int, duplicates: int, received_ms: int) -> bytes:
     """The requests of a frame have most of their answers in common."""
-    return _encode(EventsAnswer(accepted, duplicates, 0, [], time_of(received_ms)))
+    return encode(EventsAnswer(accepted, duplicates, 0, [], time_of(received_ms)))
 
 
 def _acknowledgement(receipt: Receipt) -> bytes:

@@ -24,7 +24,7 @@ from api.context import settings
 from api.operating import distinct_movies
 from api.problems import unavailable
 from api.protocol import BoundedProtocol
-from api.schema import Seconds, seconds, time_of
+from api.schema import Seconds, encode, seconds, time_of
 from kernels.rows import HOUR_MS
 
 #: From one frame to the next.
@@ -39,7 +39,6 @@ RETRY_MS = 2000
 WOKEN_TOGETHER = 50
 
 blueprint = Blueprint("live")
-_encode = msgspec.json.Encoder().encode
 _logger = logging.getLogger(__name__)
 
 
@@ -240,7 +239,7 @@ async def _look(router: Router) -> LiveAnswer:
 
 
 def _message(answer: LiveAnswer) -> bytes:
-    return b"data: %b\n\n" % _encode(answer)
+    return b"data: %b\n\n" % encode(answer)
 
 
 def _problem(detail: str) -> bytes:

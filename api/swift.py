@@ -4,7 +4,7 @@ Sanic reads a request piece by piece in a task of its connection, and writes the
 so that handlers can do so too. Most have no use for that, and a heartbeat would spend most of
 its time there. Its bytes go straight to its handler, by Sanic's own router, middleware and
 error handler. Whatever is unusual in a request is left to Sanic, which also says what is wrong
-with it.
+with it. Those of direct routes (`api/direct.py`) need no handler.
 """
 
 import asyncio

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -122,7 +122,7 @@ class Bench:
 
     def settle(self) -> None:
         """Waits for checkpoints, rewrites and the like, so that none disturbs another subject."""
-        running = [*self._subjects.values(), *self._own_subjects]
+        running = self._running()
         deadline = time.monotonic() + QUIET_TIMEOUT_S
         while running and time.monotonic() < deadline:
             before_s = sum(subject.cpu_seconds() for subject in running)
@@ -130,6 +130,12 @@ class Bench:
             used_s = sum(subject.cpu_seconds() for subject in running) - before_s
             if used_s < QUIET_CORES * QUIET_S:
                 return
+
+    def _running(self) -> list[Subject]:
+        return [*self._subjects.values(), *self._own_subjects]
+
+    def _alone(self, subject: Subject) -> AbstractContextManager[None]:
+        return subjects.alone(subject, beside=self._running())
 
     def close_shared(self) -> None:
         self._subjects = {}
@@ -184,7 +190,8 @@ class Bench:
     def loaded_in_batches(self, subject: Subject, sent: RequestFile, connections: int) -> Figures:
         """As `loaded`, where a round may have few requests."""
         first = self._first(subject, sent)
-        result = load.until_answered(subject.url, sent, connections, self.seconds, first)
+        with self._alone(subject):
+            result = load.until_answered(subject.url, sent, connections, self.seconds, first)
         self._count(subject, sent, result.requests)
         return {
             "requests_per_second": result.per_second,
@@ -198,13 +205,15 @@ class Bench:
     def wrk(self, subject: Subject, sent: RequestFile, connections: int) -> Throughput:
         """For as long as a round lasts."""
         first = self._first(subject, sent)
-        result = load.wrk(subject.url, sent, connections, self.seconds, first)
+        with self._alone(subject):
+            result = load.wrk(subject.url, sent, connections, self.seconds, first)
         self._count(subject, sent, result.requests)
         return result
 
     def at_rate(self, subject: Subject, sent: RequestFile, rate: float, seconds: int) -> Outcome:
         first = self._first(subject, sent)
-        result = load.at_rate(subject.url, sent, rate, seconds, first)
+        with self._alone(subject):
+            result = load.at_rate(subject.url, sent, rate, seconds, first)
         self._count(subject, sent, round(rate * (seconds + WARM_UP_S)))
         return result
 

@@ -60,9 +60,10 @@ def singles(bench: Bench) -> Plan:
 def batches(bench: Bench) -> Plan:
     """Many events a request in each format, and the same bytes parsed and nothing else."""
     return [
-        bench.rounds_of(_batch_steps(bench, name, size))
+        bench.rounds_of(
+            step for format in traffic.FORMATS for step in _batch_steps(bench, format, size)
+        )
         for size in BATCH_SIZES
-        for name in traffic.FORMATS
     ]
 
 

@@ -1,6 +1,12 @@
 """When a checkpoint is due: after so much log, after so long, and not while one is made."""
 
-from aggregator.schedule import RETRY_S, Schedule
+from aggregator.schedule import (
+    BUSY_BYTES_PER_S,
+    LOOK_EVERY_S,
+    RETRY_S,
+    TIMES_ENOUGH_MAX,
+    Schedule,
+)
 
 INTERVAL_S, ERASE_DELAY_S, LOG_BYTES_MIN = 300.0, 10.0, 1_000
 
@@ -62,6 +68,48 @@ def test_one_is_due_when_there_is_much_log() -> None:
     schedule.logged(LOG_BYTES_MIN - 1)
     assert due_in_s(schedule) == INTERVAL_S
     schedule.logged(1)
+    assert due_in_s(schedule) == 0
+
+
+def a_busy_second(clock: Clock, schedule: Schedule) -> None:
+    schedule.logged(BUSY_BYTES_PER_S + 1)
+    clock.now_s += LOOK_EVERY_S
+
+
+def test_while_much_log_comes_it_waits_for_less() -> None:
+    clock = Clock()
+    schedule = schedule_of(clock, snapshot_bytes=10 * BUSY_BYTES_PER_S)
+    for _ in range(12):  # more than enough
+        a_busy_second(clock, schedule)
+        due_in_s(schedule)
+    assert due_in_s(schedule) == LOOK_EVERY_S
+    clock.now_s += 0.75
+    assert due_in_s(schedule) == LOOK_EVERY_S - 0.75
+    schedule.logged(BUSY_BYTES_PER_S)
+    clock.now_s += 0.25
+    assert due_in_s(schedule) == 0
+
+
+def test_it_does_not_wait_for_ever() -> None:
+    clock = Clock()
+    schedule = schedule_of(clock, snapshot_bytes=BUSY_BYTES_PER_S)
+    for _ in range(TIMES_ENOUGH_MAX - 1):
+        a_busy_second(clock, schedule)
+        assert due_in_s(schedule) == LOOK_EVERY_S
+    a_busy_second(clock, schedule)
+    assert due_in_s(schedule) == 0
+
+
+def test_the_clock_and_erases_do_not_wait_for_less() -> None:
+    clock = Clock()
+    schedule = schedule_of(clock, snapshot_bytes=100 * BUSY_BYTES_PER_S)
+    for _ in range(200):  # twice what is enough
+        a_busy_second(clock, schedule)
+        due_in_s(schedule)
+    assert due_in_s(schedule) == LOOK_EVERY_S
+    assert due_in_s(schedule, has_erases=True) == 0
+    for _ in range(100):
+        a_busy_second(clock, schedule)
     assert due_in_s(schedule) == 0
 
 

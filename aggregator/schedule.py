@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 #: After a checkpoint that failed, before the next is tried.
 RETRY_S = 30.0
-#: More log a second than this comes of large batches alone; on a busy machine checkpoints fall behind.
+#: Only large batches are more log a second; on a busy machine checkpoints fall behind them.
 BUSY_BYTES_PER_S = 16 << 20
 #: Whether more comes is looked at so often.
 LOOK_EVERY_S = 1.0

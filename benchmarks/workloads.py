@@ -61,7 +61,7 @@ def batches(bench: Bench) -> Plan:
     """Many events a request in each format, and the same bytes parsed and nothing else."""
     return [
         bench.rounds_of(
-            step for format in traffic.FORMATS for step in _batch_steps(bench, format, size)
+            step for name in traffic.FORMATS for step in _batch_steps(bench, name, size)
         )
         for size in BATCH_SIZES
     ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kernels.compiler import allocating_helper, helper
 from kernels.hashing import Bytes, hash_bytes
-from kernels.words import Place, are_equal, quick_hash
+from kernels.words import Place, are_equal, quick_hash, set_word, word_at
 
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -31,15 +31,18 @@ NAME_BYTES_MAX, TAG_BYTES_MAX = 256, 128
 SECONDS_MIN, SECONDS_MAX = 0.001, 1e7
 PAST_END_MAX_MS = 1000
 
-#: Words are read where the body ends.
+#: Words are read where the body ends, and written where texts that are put together do.
 PADDING_BYTES = 16
 #: Slots of all names at first; half of them are used at most.
 _SLOTS = 512
 #: As many names in a row are no chance, but made so that each takes longer than the one before.
 _OTHERS_MAX = 256
+#: Where after so many events fewer than one in so many had a name that was there, new ones get no
+#: slot: to make room for slots takes more than anything else.
+_REPEATED_AFTER, _REPEATED_ONE_IN = 256, 8
 #: In the lower half of a slot the code is above the table.
 _LOWER, _CODE = np.uint64(0xFFFFFFFF), np.uint64(0xFFFFFFFC)
-_TABLE_BITS = np.uint64(2)
+_TABLE, _TABLE_BITS = np.uint64(3), np.uint64(2)
 _32 = np.uint64(32)
 _LINE_FEED = ord("\n")
 
@@ -47,7 +50,7 @@ _LINE_FEED = ord("\n")
 #: which any event has something; as rows that may be longer, the int64 columns and those of
 #: codes; the offsets of the names of users, slugs and sessions, one table after the other, and
 #: their bytes; how many names, and bytes, each table has. Names are in the order of their first
-#: appearance.
+#: appearance; where they hardly repeat, some are there more than once.
 Found = tuple[Place, int, Int64s, Int32s, Int32s, Bytes, Int64s, Int64s]
 
 
@@ -59,14 +62,16 @@ class Columns(NamedTuple):
 
 
 class Names(NamedTuple):
-    """The distinct names of each table: where they are in the body, and how many.
+    """The names of each table: where they are in the body, and how many.
 
     A slot has the upper half of the hash of a name, its code and its table; 0 has none.
+    `used` says how many have one.
     """
 
     slots: UInt64s
     spans: Int64s
     counts: Int64s
+    used: Int64s
 
 
 # Text
@@ -131,52 +136,58 @@ def _slot_of(
 
 
 @helper
-def _code_of(text: Bytes, start: Place, end: Place, table: int, like: Place, names: Names) -> Place:
-    """The code of a name, a new one if it is new; often it is the name with the code `like`."""
-    slots, spans, counts = names
+def _code_of(
+    text: Bytes, start: Place, end: Place, table: int, row: Place, like: Place, names: Names
+) -> Place:
+    """The code of a row's name, a new one if it is new; often it is that with the code `like`."""
+    slots, spans, counts, used = names
     if like < counts[table] and _is(text, start, end, table, like, names):
         return like
     at, kept, others = _slot_of(text, start, end, table, names)
-    if slots[at] == np.uint64(0):
-        if others > _OTHERS_MAX:
-            return GIVE_UP
-        spans[table, counts[table], 0] = start
-        spans[table, counts[table], 1] = end
-        counts[table] += 1
-        slots[at] = kept | np.uint64(counts[table]) << _TABLE_BITS
-    return _code(slots[at])
+    if slots[at] != np.uint64(0):
+        return _code(slots[at])
+    if others > _OTHERS_MAX:
+        return GIVE_UP
+    code = counts[table]
+    spans[table, code, 0], spans[table, code, 1] = start, end
+    counts[table] += 1
+    if row < _REPEATED_AFTER or _REPEATED_ONE_IN * (row - code) >= row:
+        slots[at] = kept | np.uint64(code + 1) << _TABLE_BITS
+        used[0] += 1
+    return code
 
 
 @allocating_helper
 def with_more_slots(text: Bytes, names: Names) -> Names:
     """Four times as many."""
     slots = np.zeros(4 * len(names.slots), np.uint64)
-    more = Names(slots, names.spans, names.counts)
-    for table in range(3):
-        for code in range(names.counts[table]):
-            start, end = names.spans[table, code, 0], names.spans[table, code, 1]
-            at, kept, _ = _slot_of(text, start, end, table, more)
-            slots[at] = kept | np.uint64(code + 1) << _TABLE_BITS
+    more = Names(slots, names.spans, names.counts, names.used)
+    for slot in names.slots:
+        if slot != np.uint64(0):
+            table = np.int64(slot & _TABLE)
+            start, end = names.spans[table, _code(slot), 0], names.spans[table, _code(slot), 1]
+            at, _, _ = _slot_of(text, start, end, table, more)
+            slots[at] = slot
     return more
 
 
 @helper
 def _append(joined: Bytes, size: Place, text: Bytes, start: Place, end: Place) -> Place:
-    """Adds text[start:end] to so many bytes; how many there are then."""
-    for i in range(end - start):
-        joined[size + i] = text[start + i]
+    """Adds text[start:end] to so many bytes; how many there are then. Writes up to 7 more."""
+    for i in range(0, end - start, 8):
+        set_word(joined, size + i, word_at(text, start + i))
     return size + end - start
 
 
 @allocating_helper
 def tables_of(text: Bytes, names: Names) -> tuple[Int32s, Bytes, Int64s]:
-    """The offsets of all tables, the bytes of their names, and how many bytes each has."""
+    """The offsets of all tables, the bytes of their names and a few more, how many each has."""
     sizes = np.zeros(3, np.int64)
     for table in range(3):
         for code in range(names.counts[table]):
             sizes[table] += names.spans[table, code, 1] - names.spans[table, code, 0]
     offsets = np.zeros(names.counts[0] + names.counts[1] + names.counts[2] + 3, np.int32)
-    data = np.empty(sizes[0] + sizes[1] + sizes[2], np.uint8)
+    data = np.empty(sizes[0] + sizes[1] + sizes[2] + PADDING_BYTES, np.uint8)
     place, end = 0, np.int64(0)
     for table in range(3):
         first = end
@@ -199,7 +210,7 @@ def keep(
     numbers, codes = columns
     for table in range(3):
         like = np.int64(codes[table, row - 1]) if row else 0
-        code = _code_of(text, event[table], event[END + table], table, like, names)
+        code = _code_of(text, event[table], event[END + table], table, row, like, names)
         if code == GIVE_UP:
             return GIVE_UP
         codes[table, row] = code
@@ -224,8 +235,9 @@ def begin(rows_max: int) -> tuple[Columns, Names, Int64s, Bytes]:
     """Room for so many events, no names yet, and what `keep` takes: an event, and a pair."""
     columns = Columns(np.empty((4, rows_max), np.int64), np.empty((3, rows_max), np.int32))
     spans = np.empty((3, rows_max, 2), np.int64)
-    names = Names(np.zeros(_SLOTS, np.uint64), spans, np.zeros(3, np.int64))
-    pair = np.empty(NAME_BYTES_MAX + 1 + TAG_BYTES_MAX, np.uint8)
+    counts, used = np.zeros(3, np.int64), np.zeros(1, np.int64)
+    names = Names(np.zeros(_SLOTS, np.uint64), spans, counts, used)
+    pair = np.empty(NAME_BYTES_MAX + 1 + TAG_BYTES_MAX + PADDING_BYTES, np.uint8)
     return columns, names, np.zeros(EVENT_SIZE, np.int64), pair
 
 
@@ -239,4 +251,4 @@ def found(text: Bytes, events: Place, present: int, columns: Columns, names: Nam
 @helper
 def has_room(names: Names) -> bool:
     """Whether there are slots for the names of another event."""
-    return 2 * (names.counts[0] + names.counts[1] + names.counts[2]) < len(names.slots)
+    return bool(2 * names.used[0] < len(names.slots))

@@ -17,6 +17,7 @@ ONES = np.uint64(0x0101010101010101)
 HIGHS = np.uint64(0x8080808080808080)
 
 _7, _32, _56, _64 = np.uint64(7), np.uint64(32), np.uint64(56), np.uint64(64)
+_BYTE = np.uint64(0xFF)
 #: 2^64 divided by the golden ratio (Knuth, 1973).
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 #: 2^64 divided by the square root of 2.
@@ -46,6 +47,14 @@ def word_at(data: Bytes, at: Place) -> np.uint64:
     for i in range(8):
         word |= np.uint64(data[first + np.uint64(i)]) << np.uint64(8 * i)
     return word
+
+
+@helper
+def set_word(data: Bytes, at: Place, word: np.uint64) -> None:
+    """The compiler makes one store of it."""
+    first = np.uint64(at)
+    for i in range(8):
+        data[first + np.uint64(i)] = np.uint8(word >> np.uint64(8 * i) & _BYTE)
 
 
 @helper

@@ -250,12 +250,30 @@ def body_of(users: list[str]) -> bytes:
     return json.dumps([{"user": user, "slug": "m", "at": 1} for user in users]).encode()
 
 
-def test_many_names_keep_their_order() -> None:
-    users = [f"user-{number * 7919 % 20_011:08}" for number in range(15_000)] * 2
+def columns_of(users: list[str]) -> Batch:
     columns = intake.columns_of(body_of(users), len(users), is_lines=False)
     assert columns is not None
-    assert columns.users.to_list() == users[:15_000]
-    assert columns.user.tolist() == [*range(15_000)] * 2
+    assert [*map(columns.users.to_list().__getitem__, columns.user)] == users
+    return columns
+
+
+def test_names_that_repeat_are_there_once_in_their_order() -> None:
+    users = [f"user-{number * 7919 % 20_011:08}" for number in range(15_000)]
+    each_thrice = [user for start in range(0, 15_000, 100) for user in users[start:][:100] * 3]
+    columns = columns_of(each_thrice)
+    assert columns.users.to_list() == users
+
+
+def test_names_that_hardly_repeat_may_be_there_again() -> None:
+    users = [f"user-{number:08}" for number in range(5_000)] * 2
+    assert len(columns_of(users).users) > 9_000
+
+
+def test_where_they_begin_to_repeat_new_ones_are_there_once_again() -> None:
+    viewers = [f"viewer-{number}" for number in range(1_000)]
+    columns = columns_of(viewers + viewers * 20)
+    assert len(columns.users) < 4_000
+    assert columns.user[-1_000:].tolist() == columns.user[-2_000:-1_000].tolist()
 
 
 def test_as_many_events_are_taken_as_may_be() -> None:
@@ -281,10 +299,11 @@ def colliding_names() -> Iterator[str]:
 
 
 def test_names_that_were_made_to_collide_are_not_compared_with_all_others() -> None:
-    names = list(itertools.islice(colliding_names(), 300))
-    assert agree(body_of(names[:250]), False)
+    # Each twice, as those that never repeat are not looked for.
+    names = [name for name in itertools.islice(colliding_names(), 300) for _ in range(2)]
+    assert agree(body_of(names[:500]), False)
     assert not agree(body_of(names), False)
-    assert len(intake.parse_json(body_of(names), 300).events) == 300
+    assert len(intake.parse_json(body_of(names), 600).events) == 600
 
 
 @pytest.mark.parametrize("is_lines", [False, True])

@@ -12,6 +12,9 @@ from api.answer import JsonAnswer
 from api.problems import FieldError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: How a time of day ends; to look these up takes a third of what it takes to format them.
+_SECOND = [f":{second:02}" for second in range(60)]
+_MILLISECOND = [f".{ms:03}Z" for ms in range(1000)]
 
 Seconds = int | float
 T = TypeVar("T")
@@ -194,7 +197,7 @@ def seconds(ms: int) -> Seconds:
 def time_of(unix_ms: int) -> str:
     """RFC 3339 in UTC, to the millisecond."""
     minute, ms = divmod(unix_ms, 60_000)
-    return f"{_minute(minute)}:{ms // 1000:02}.{ms % 1000:03}Z"
+    return _minute(minute) + _SECOND[ms // 1000] + _MILLISECOND[ms % 1000]
 
 
 @lru_cache(maxsize=1 << 13)

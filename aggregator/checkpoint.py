@@ -19,6 +19,8 @@ from persistence.store import Store
 
 #: In a snapshot's manifest: nothing older may be kept, as it holds what was erased.
 ALONE = "alone"
+#: Of log in a stored file: the default segments of a checkpoint that did not have to wait.
+ARCHIVED_BYTES = 160 << 20
 
 _logger = logging.getLogger(__name__)
 
@@ -121,12 +123,16 @@ def write(folders: Folders, frozen: Frozen) -> None:
 
 
 def archive(folders: Folders, frozen: Frozen) -> None:
-    """Stores the facts of the records after those stored, up to the frozen one."""
-    first = folders.store.archived_sequence() + 1
-    if first > frozen.sequence:
+    """Stores the facts of the records after those stored, up to the frozen one.
+
+    Those of `ARCHIVED_BYTES` of log at a time, as they are all in memory then.
+    """
+    begin = folders.store.archived_sequence() + 1
+    if begin > frozen.sequence:
         return
-    facts = facts_between(folders, first, frozen.sequence, frozen.skipped, frozen.erasing)
-    folders.store.archive(facts, first, frozen.sequence)
+    for first, last in log.parts(folders.log, begin, frozen.sequence, ARCHIVED_BYTES):
+        facts = facts_between(folders, first, last, frozen.skipped, frozen.erasing)
+        folders.store.archive(facts, first, last)
 
 
 def facts_between(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from http import HTTPStatus
 
@@ -30,8 +31,12 @@ blueprint = Blueprint("events")
 
 #: Larger bodies are parsed beside the event loop, which others wait for.
 PARSED_AT_ONCE_BYTES_MAX = 1 << 18
+#: Each thread has memory of its own for a body's events: with more, none of it stays in a cache.
+_PARSED_BESIDE_MAX = 2
 
 _FORM = "application/x-www-form-urlencoded"
+
+_parsing = ThreadPoolExecutor(_PARSED_BESIDE_MAX, "parsing")
 
 
 def _parse_json(body: bytes, limits: Settings) -> Parsed:
@@ -152,7 +157,9 @@ async def parse(request: Request) -> tuple[Parsed, int]:
             headers={"Accept-Encoding": "gzip"},
         )
     if len(body) > PARSED_AT_ONCE_BYTES_MAX:
-        return await asyncio.to_thread(_to_columns, parser, body, settings(request)), len(body)
+        loop = asyncio.get_running_loop()
+        limits = settings(request)
+        return await loop.run_in_executor(_parsing, _to_columns, parser, body, limits), len(body)
     return parser(body, settings(request)), len(body)
 
 

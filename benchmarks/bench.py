@@ -187,11 +187,13 @@ class Bench:
             "errors": result.errors,
         }
 
-    def loaded_in_batches(self, subject: Subject, sent: RequestFile, connections: int) -> Figures:
-        """As `loaded`, where a round may have few requests."""
-        first = self._first(subject, sent)
+    def loaded_in_batches(
+        self, subject: Subject, sent: RequestFile, connections: int, rounds_long: int = 1
+    ) -> Figures:
+        """As `loaded`, where a round may have few requests, for as long as so many rounds."""
+        first, seconds = self._first(subject, sent), rounds_long * self.seconds
         with self._alone(subject):
-            result = load.until_answered(subject.url, sent, connections, self.seconds, first)
+            result = load.until_answered(subject.url, sent, connections, seconds, first)
         self._count(subject, sent, result.requests)
         return {
             "requests_per_second": result.per_second,

@@ -38,6 +38,7 @@ PERCENTILES = (
     Column("p99_ms", "p99 ms", ",.2f"),
     Column("p999_ms", "p99.9 ms", ",.2f"),
 )
+MEMORY = Column("memory_mib", "memory MiB")
 ERRORS = Column("errors", "errors")
 
 #: Tables of one figure, subjects side by side.
@@ -49,11 +50,12 @@ BY_SUBJECT: dict[str, tuple[Column, ...]] = {
 }
 #: Tables of one row a subject, figures side by side.
 BY_FIGURE: dict[str, tuple[Column, ...]] = {
+    "sustained": (EVENTS, *PERCENTILES[:2], MEMORY),
     "mixed": (REQUESTS, *PERCENTILES, ERRORS),
     "resources": (
         EVENTS,
         Column("cpu_us_an_event", "CPU µs an event", ",.1f"),
-        Column("memory_mib", "memory MiB"),
+        MEMORY,
     ),
     "open_loop": (EVENTS, *PERCENTILES, ERRORS),
     "exactness": (

@@ -25,6 +25,8 @@ BATCH_SIZES = (100, 1_000, 10_000)
 PARSED_EVENTS = 100_000
 #: So many events, then a question.
 EVENTS_A_QUESTION = 9
+#: Of large batches, until checkpoints are made all the time.
+SUSTAINED_ROUNDS = 10
 #: At a fixed rate, so that few waits are long.
 OPEN_LOOP_ROUNDS = 2
 MIB = 1 << 20
@@ -90,6 +92,19 @@ def _batch_file(bench: Bench, format: str, size: int) -> RequestFile:
         return (request_file.post(body, traffic.FORMATS[format]) for body in bodies)
 
     return bench.file(f"{format}-{size}", make, size)
+
+
+def sustained(bench: Bench) -> Plan:
+    """Large batches for so long that checkpoints no longer wait for less to come."""
+
+    def measure() -> Figures:
+        subject, sent = bench.subject(PLAYHEAD), _batch_file(bench, "JSON", BATCH_SIZES[-1])
+        figures = bench.loaded_in_batches(subject, sent, BATCH_CONNECTIONS, SUSTAINED_ROUNDS)
+        return {**figures, "memory_mib": subject.memory_bytes() / MIB}
+
+    seconds = SUSTAINED_ROUNDS * bench.seconds
+    case: Case = {"format": "JSON", "events": BATCH_SIZES[-1], "seconds": seconds}
+    return [bench.rounds_of([bench.step(PLAYHEAD, case, measure, SUSTAINED_ROUNDS)])]
 
 
 def mixed(bench: Bench) -> Plan:
@@ -165,6 +180,7 @@ def _of_all(
 WORKLOADS = (
     Workload("singles", singles),
     Workload("batches", batches),
+    Workload("sustained", sustained),
     Workload("mixed", mixed),
     Workload("resources", resources),
     Workload("open_loop", open_loop),

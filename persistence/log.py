@@ -247,6 +247,24 @@ def bytes_after(folder: Path, sequence: int) -> int:
     return sum(path.stat().st_size for path in segments(folder) if int(path.stem) > sequence)
 
 
+def parts(folder: Path, first: int, last: int, bytes_max: int) -> list[tuple[int, int]]:
+    """The records `first` to `last`, cut where segments end: the first and last of each part.
+
+    The segments of a part have at most so many bytes, unless it is one segment.
+    """
+    paths, begins, size = segments(folder), [first], 0
+    ends = [*(int(path.stem) for path in paths[1:]), last + 1]
+    for path, end in zip(paths, ends, strict=False):
+        begin = max(int(path.stem), first)
+        if begin < min(end, last + 1):
+            more_bytes = path.stat().st_size
+            if size and size + more_bytes > bytes_max:
+                begins.append(begin)
+                size = 0
+            size += more_bytes
+    return [(begin, end - 1) for begin, end in pairwise([*begins, last + 1])]
+
+
 def drop_before(folder: Path, sequence: int) -> None:
     """Removes the segments whose records all come before `sequence`, oldest first."""
     paths = segments(folder)

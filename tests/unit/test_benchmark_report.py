@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from benchmarks import measurements, report, suite
+from benchmarks import document, measurements, report, suite
 from benchmarks.bench import Bench, Group, Step
 from benchmarks.machine import Machine, this_machine
 from benchmarks.measurements import COMMON_HALF, OWN_HALF, Case, Measurement, Results, Run
@@ -200,6 +200,26 @@ def all_measured(bench: Bench) -> Results:
             for workload in WORKLOADS
         ]
     )
+
+
+def test_a_document_gets_the_tables_that_it_names_and_keeps_the_rest() -> None:
+    run = run_of("singles", *single("playhead", 1, 1_000), *single("ceiling", 1, 2_000))
+    for each in run.measurements:
+        each.figures["requests_per_second"] = each.figures["events_per_second"]
+    text = "Before\n\n<!-- singles: requests/s -->\n| old |\n| table |\n\nAfter\n"
+    filled = document.filled(text, Results([run]))
+    assert filled == (
+        "Before\n\n<!-- singles: requests/s -->\n| connections | playhead | ceiling |\n"
+        "| --- | --: | --: |\n| 1 | 1,000 | 2,000 |\n\nAfter\n"
+    )
+    assert document.filled(filled, Results([run])) == filled
+
+
+@pytest.mark.parametrize("path", document.DOCUMENTS, ids=lambda path: path.name)
+def test_the_documents_say_what_was_measured_last(path: Path) -> None:
+    text = path.read_text()
+    assert "<!-- singles: requests/s -->" in text
+    assert document.filled(text, measurements.load(measurements.RESULTS)) == text
 
 
 def test_pictures_are_drawn_the_same_from_the_same_figures(

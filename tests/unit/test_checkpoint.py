@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aggregator import schedule
+from aggregator import checkpoint, schedule
 from aggregator.checkpoints import Checkpoints
 from aggregator.commands import (
     Command,
@@ -98,6 +98,28 @@ def test_closing_makes_an_erase_final(tmp_path: Path) -> None:
         await shard.close()
         assert files_with(tmp_path, GONE) == []
         assert files_with(tmp_path, "u")
+
+    asyncio.run(run())
+
+
+def test_facts_of_much_log_are_stored_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are all in memory at once, and after a burst there may be a lot of log."""
+    monkeypatch.setattr(checkpoint, "ARCHIVED_BYTES", 1)
+
+    async def run() -> None:
+        shard = open_shard(tmp_path)
+        for number in range(1, 41):
+            await send(shard, number, watch(f"user {number % 7}", "m", number, 20))
+        expected = [fact for fact in facts_kept(shard).to_pylist() if fact["user"] != "user 3"]
+        await order(shard, 1, Erase("user 3"))
+        await shard.checkpoint()
+        files = shard._folders.store.files()
+        assert len(files) > 3
+        assert [file.first for file in files[1:]] == [file.last + 1 for file in files[:-1]]
+        assert facts_kept(shard).to_pylist() == expected
+        await shard.close()
 
     asyncio.run(run())
 

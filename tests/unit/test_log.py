@@ -80,6 +80,28 @@ def test_segments_roll_over_and_replay_skips_those_in_a_snapshot(tmp_path: Path)
     assert sequences(tmp_path, after=13) == list(range(14, 21))
 
 
+def test_records_are_cut_in_parts_where_segments_end(tmp_path: Path) -> None:
+    opened = open_log(tmp_path, segment_bytes=300)
+    for sequence in range(1, 21):
+        opened.append([record(sequence)])
+    folder = tmp_path / "log"
+    begins = [int(path.stem) for path in log.segments(folder)]
+    segment_bytes = max(log.sizes(folder))
+    each = [*zip(begins, [*(begin - 1 for begin in begins[1:]), 20], strict=True)]
+    assert log.parts(folder, 1, 20, segment_bytes) == each
+    assert log.parts(folder, 1, 20, 1) == each
+    assert log.parts(folder, 1, 20, 20 * segment_bytes) == [(1, 20)]
+    two = log.parts(folder, 1, 20, 2 * segment_bytes)
+    assert two[0] == (1, begins[2] - 1)
+    assert two[1][0] == begins[2]
+    middle = begins[1] + 1
+    assert log.parts(folder, middle, begins[3], 1) == [
+        (middle, begins[2] - 1),
+        (begins[2], begins[3] - 1),
+        (begins[3], begins[3]),
+    ]
+
+
 def test_a_tail_cut_at_any_byte_is_set_aside(tmp_path: Path) -> None:
     segment = written(tmp_path)
     whole, (*_, before_last, end) = segment.read_bytes(), record_ends(segment)

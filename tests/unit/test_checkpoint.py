@@ -110,7 +110,7 @@ def test_facts_of_much_log_are_stored_in_parts(
 
     async def run() -> None:
         shard = open_shard(tmp_path)
-        for number in range(1, 41):
+        for number in range(1, 151):
             await send(shard, number, watch(f"user {number % 7}", "m", number, 20))
         expected = [fact for fact in facts_kept(shard).to_pylist() if fact["user"] != "user 3"]
         await order(shard, 1, Erase("user 3"))

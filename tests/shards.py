@@ -1,6 +1,7 @@
 """Shards in this process: the real thing without Ray, for tests of what surrounds them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -166,6 +167,15 @@ async def export_pages(shard: Shard, user: str, limit: int) -> list[list[Fact]]:
 
 
 # Facts
+
+
+async def poll(shard: Shard, done: Callable[[], bool]) -> None:
+    """Waits for what the shard does by itself."""
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert (await stats_of(shard)).writable
 
 
 def facts_kept(shard: Shard) -> pa.Table:

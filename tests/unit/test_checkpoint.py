@@ -4,7 +4,6 @@ import asyncio
 import errno
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from tests.shards import (
     export_pages,
     facts_kept,
     order,
+    poll,
     send,
     settings_of,
     state_of,
@@ -46,15 +46,6 @@ GONE = "gone-7f3a"
 
 def open_shard(folder: Path, clock: Clock | None = None, **changes: Any) -> Shard:
     return Shard(settings_of(folder, segment_bytes=2_000, **changes), clock or Clock())
-
-
-async def poll(shard: Shard, done: Callable[[], bool]) -> None:
-    """Waits for what the shard does by itself."""
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-    assert (await stats_of(shard)).writable
 
 
 def is_final(shard: Shard) -> bool:

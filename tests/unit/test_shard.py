@@ -38,6 +38,7 @@ from tests.shards import (
     ask,
     crash,
     facts_kept,
+    poll,
     send,
     settings_of,
     state_of,
@@ -213,9 +214,11 @@ def test_snapshots_are_taken_while_events_come(tmp_path: Path) -> None:
         for sequence in range(1, 41):
             await send(shard, sequence, watch("u", "m", sequence * 10, sequence * 10 + 50))
         before = facts_of_state(state_of(shard))
-        while shard._checkpoints._making is None:  # it is begun a moment after the last answer
-            await asyncio.sleep(0.001)
-        await shard._checkpoints._making
+        # It is begun a moment after the last answer.
+        await poll(shard, lambda: shard._checkpoints._making is not None)
+        making = shard._checkpoints._making
+        assert making is not None
+        await making
         crash(shard)
         folders = list((tmp_path / "shard-0000" / "snapshots").iterdir())
         assert 1 <= len([folder for folder in folders if folder.name.isdigit()]) <= 2

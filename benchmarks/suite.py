@@ -20,7 +20,7 @@ from cyclopts.types import PositiveInt
 from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import machine, measurements, packages, report
+from benchmarks import document, machine, measurements, packages, report
 from benchmarks.bench import Bench, Plan, Step
 from benchmarks.measurements import RESULTS, Measurement, Run
 from benchmarks.workloads import WORKLOADS, Workload
@@ -92,6 +92,8 @@ def suite(
         with contextlib.closing(Bench(Path(own), found.subjects, rounds, seconds, quick)) as bench:
             runs = _measure(bench, _names(only), results)
     report.draw(measurements.load(results), images)
+    if results == measurements.RESULTS:
+        document.document(results=results)
     return 1 if any(run.total("differences") for run in runs) else 0
 
 

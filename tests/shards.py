@@ -166,9 +166,6 @@ async def export_pages(shard: Shard, user: str, limit: int) -> list[list[Fact]]:
     return pages
 
 
-# Facts
-
-
 async def poll(shard: Shard, done: Callable[[], bool]) -> None:
     """Waits for what the shard does by itself."""
     deadline = time.monotonic() + 20
@@ -176,6 +173,9 @@ async def poll(shard: Shard, done: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
     assert (await stats_of(shard)).writable
+
+
+# Facts
 
 
 def facts_kept(shard: Shard) -> pa.Table:

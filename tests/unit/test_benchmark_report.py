@@ -1,19 +1,24 @@
 """What the suite says of its measurements: medians, targets, tables, pictures."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import msgspec
+import psutil
 import pytest
 from rich.console import Console
 
-from benchmarks import document, measurements, report, suite
+from benchmarks import document, load, measurements, report, request_file, suite
 from benchmarks.bench import Bench, Group, Step
+from benchmarks.load import Throughput
 from benchmarks.machine import Machine, this_machine
 from benchmarks.measurements import COMMON_HALF, OWN_HALF, Case, Measurement, Results, Run
-from benchmarks.subjects import NAMES, PARSE, PLAYHEAD
+from benchmarks.subjects import NAMES, PARSE, PLAYHEAD, Subject
 from benchmarks.targets import TARGETS, Place, Target
 from benchmarks.workloads import WORKLOADS
 
@@ -142,6 +147,35 @@ def test_without_peers_playhead_is_measured_alone(tmp_path: Path) -> None:
         # `positions` is nothing but a comparison.
         assert (PLAYHEAD in subjects) == (workload.name != "positions")
         assert subjects <= {PLAYHEAD, PARSE}
+
+
+def test_the_others_stand_still_while_a_subject_is_measured(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        for name in ("playhead", "ceiling"):
+            command = [sys.executable, "-c", "import time; time.sleep(600)"]
+            started = stack.enter_context(subprocess.Popen(command, start_new_session=True))
+            stack.callback(started.kill)
+            bench._subjects[name] = Subject(name, name, started.pid)
+
+        def stopped() -> dict[str, bool]:
+            return {
+                name: psutil.Process(subject.pid).status() == psutil.STATUS_STOPPED
+                for name, subject in bench._subjects.items()
+            }
+
+        seen = []
+
+        def measure(*_: object) -> Throughput:
+            seen.append(stopped())
+            return Throughput(1, 1, 0, 1, 1, 1)
+
+        monkeypatch.setattr(load, "wrk", measure)
+        sent = request_file.write(tmp_path / "requests", [b"GET"])
+        bench.wrk(bench._subjects["ceiling"], sent, 1)
+        assert seen == [{"playhead": True, "ceiling": False}]
+        assert stopped() == {"playhead": False, "ceiling": False}
 
 
 # Tables and pictures

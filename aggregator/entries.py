@@ -23,17 +23,14 @@ from aggregator.commands import (
 from aggregator.names import Names
 from kernels.rows import NONE
 from persistence import log
-from persistence.batch import Batch, BatchError, Encoded
+from persistence.batch import Batch, BatchError, Encoded, EncodedBatches
 from persistence.errors import DamagedError
 from persistence.facts import NAMES, SCHEMA
-from persistence.log import Record
+from persistence.records import COMMANDS, EVENTS, Record, Run
 from persistence.strings import Strings
 
 #: The indexes in each record, by its sequence, of what had no effect.
 Skipped = Mapping[int, Sequence[int]]
-
-#: Facts are made for so many events at a time.
-_CHUNK_EVENTS = 100_000
 
 #: Names that have a code so far, by column.
 Known = Mapping[str, Names]
@@ -61,11 +58,28 @@ class Entry:
 
 @dataclass(slots=True)
 class Found:
-    """A record of a log; a batch is left encoded, to be decoded with its neighbours."""
+    """Records of one kind in a row in a log; batches are left encoded, to be decoded together."""
 
-    record: Record
-    content: Encoded | list[Command]
+    run: Run
+    content: EncodedBatches | list[list[Command]]
     folder: Path
+
+    def __len__(self) -> int:
+        return len(self.run)
+
+    def take(self, which: slice) -> "Found":
+        """Those of these indexes."""
+        content = self.content
+        taken = content.take(which) if isinstance(content, EncodedBatches) else content[which]
+        return Found(self.run.take(which), taken, self.folder)
+
+    def joined(self) -> Batch:
+        """The events of all; raises `DamagedError`."""
+        assert isinstance(self.content, EncodedBatches)
+        try:
+            return self.content.join()
+        except BatchError as error:
+            raise _damage(self.run, self.folder, error) from error
 
 
 def read(
@@ -78,77 +92,80 @@ def read(
 ) -> Iterator[Found]:
     """As `log.replay`; raises `DamagedError` also for records that cannot be decoded.
 
-    What is wrong with the names of a batch shows when it is decoded. The record `up_to`
-    is the last. Records that cannot hold the name `naming` are passed over.
+    What is wrong with commands, or the names of a batch, shows when these are decoded.
+    The record `up_to` is the last. Records that cannot hold the name `naming` are passed
+    over.
     """
-    for record in log.replay(folder, owner, after_sequence, repair):
-        if up_to is not None and record.sequence > up_to:
-            return
-        if naming is None or _may_hold(record.payload, naming):
-            try:
-                yield Found(record, _open(record), folder)
-            except (BatchError, msgspec.MsgspecError, ValueError) as error:
-                raise DamagedError(folder, 0, f"record {record.sequence}: {error}") from error
-        if record.sequence == up_to:
+    for run in log.replay(folder, owner, after_sequence, repair):
+        wanted = _wanted(run, up_to, naming)
+        if len(wanted):
+            yield _opened(wanted, folder)
+        if up_to is not None and run.last >= up_to:
             return  # the segment after it is not read for nothing
 
 
-def _may_hold(payload: bytes | memoryview, name: str) -> bool:
-    """By its bytes, as far faster than decoding: names are UTF-8 in both kinds of records."""
-    return name.encode() in bytes(payload)
+def _wanted(run: Run, up_to: int | None, naming: str | None) -> Run:
+    if up_to is not None and run.last > up_to:
+        run = run.take(slice(max(len(run) - (run.last - up_to), 0)))
+    if naming is not None and len(run):
+        return run.holding(naming.encode())  # names are UTF-8 in both kinds of records
+    return run
 
 
-def _open(record: Record) -> Encoded | list[Command]:
-    if record.kind == log.EVENTS:
-        return Encoded.of(record.payload)
+def _opened(run: Run, folder: Path) -> Found:
+    try:
+        if run.kind == EVENTS:
+            rows = run.rows
+            return Found(run, EncodedBatches.of(run.content, rows["start"], rows["size"]), folder)
+        return Found(run, [_decoded_commands(record) for record in run], folder)
+    except (BatchError, msgspec.MsgspecError, ValueError) as error:
+        raise _damage(run, folder, error) from error
+
+
+def _decoded_commands(record: Record) -> list[Command]:
     decoded = decode(record.kind, record.payload)
     assert isinstance(decoded, list)
     return decoded
 
 
+def _damage(run: Run, folder: Path, error: Exception) -> DamagedError:
+    """Names the first record that cannot be decoded, and says why it cannot."""
+    for record in run:
+        try:
+            decode(record.kind, record.payload)
+        except (BatchError, msgspec.MsgspecError, ValueError) as cause:
+            return DamagedError(folder, 0, f"record {record.sequence}: {cause}")
+    return DamagedError(folder, 0, f"a record up to {run.last}: {error}")
+
+
 def checked(kind: int, payload: bytes | memoryview) -> Encoded | list[Command]:
     """As `decode`, with a batch left encoded of which it is known that it can be decoded."""
-    if kind != log.EVENTS:
+    if kind != EVENTS:
         return commands.decode(payload)
     batch = Encoded.of(payload)
     batch.check()
     return batch
 
 
-def joined(chunk: Sequence[Found]) -> Batch:
-    """The events of neighbours that `read` gave; raises `DamagedError`."""
-    batches = [entry.content for entry in chunk if isinstance(entry.content, Encoded)]
-    try:
-        return Encoded.join(batches)
-    except BatchError as error:
-        for entry, batch in zip(chunk, batches, strict=True):
-            try:
-                batch.decode()
-            except BatchError as cause:
-                what = f"record {entry.record.sequence}: {cause}"
-                raise DamagedError(entry.folder, 0, what) from cause
-        what = f"record {chunk[0].record.sequence} or one after it: {error}"
-        raise DamagedError(chunk[0].folder, 0, what) from error
-
-
 def decode(kind: int, payload: bytes | memoryview) -> Batch | list[Command]:
     """Raises `BatchError`, `MsgspecError` or `ValueError`."""
-    if kind == log.EVENTS:
+    if kind == EVENTS:
         return Batch.decode(payload)
-    if kind == log.COMMANDS:
+    if kind == COMMANDS:
         return commands.decode(payload)
     raise ValueError(f"its kind is {kind}, which this playhead does not know")
 
 
-def facts_of(entries: Iterable[Found], skipped: Skipped) -> pa.Table:
-    """The facts of `entries`, in order, without what is `skipped`; each column is one chunk."""
+def facts_of(found: Iterable[Found], skipped: Skipped) -> pa.Table:
+    """The facts of records, in order, without what is `skipped`; each column is one chunk."""
     known = {column: Names() for column in NAMES}
     tables = [_CODED.empty_table()]
-    for chunk in _chunks(entries):
-        if isinstance(chunk[0].content, Encoded):
-            tables.append(_facts_of_events(chunk, skipped, known))
+    for some in found:
+        if isinstance(some.content, EncodedBatches):
+            tables.append(_facts_of_events(some, skipped, known))
         else:
-            tables += [_facts_of_commands(entry, skipped, known) for entry in chunk]
+            for record, done in zip(some.run, some.content, strict=True):
+                tables.append(_facts_of_commands(record, done, skipped, known))
     coded = pa.concat_tables(tables)
     columns = {name: _one_chunk(coded[name]) for name in SCHEMA.names}
     for name in NAMES:
@@ -164,34 +181,18 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks()
 
 
-def _chunks(entries: Iterable[Found]) -> Iterator[list[Found]]:
-    """Neighbours of the same kind."""
-    chunk: list[Found] = []
-    events = 0
-    for entry in entries:
-        is_events = isinstance(entry.content, Encoded)
-        if chunk and (
-            is_events != isinstance(chunk[0].content, Encoded) or events >= _CHUNK_EVENTS
-        ):
-            yield chunk
-            chunk, events = [], 0
-        chunk.append(entry)
-        events += len(entry.content)
-    if chunk:
-        yield chunk
-
-
-def _facts_of_events(chunk: list[Found], skipped: Skipped, known: Known) -> pa.Table:
-    batch = joined(chunk)
-    lengths = [len(entry.content) for entry in chunk]
-    starts = np.cumsum([0, *lengths[:-1]])
+def _facts_of_events(found: Found, skipped: Skipped, known: Known) -> pa.Table:
+    assert isinstance(found.content, EncodedBatches)
+    batch, rows, lengths = found.joined(), found.run.rows, found.content.events
+    starts = lengths.cumsum() - lengths
     counted = np.ones(len(batch), np.bool_)
-    for entry, start in zip(chunk, starts.tolist(), strict=True):
-        counted[start + np.array(skipped.get(entry.record.sequence, ()), np.int64)] = False
+    for start, sequence in zip(starts.tolist(), rows["sequence"].tolist(), strict=True):
+        if sequence in skipped:
+            counted[start + np.array(skipped[sequence], np.int64)] = False
     table = _table(
-        sequence=np.repeat([entry.record.sequence for entry in chunk], lengths),
-        index=np.arange(len(batch)) - np.repeat(starts, lengths),
-        received_ms=np.repeat([entry.record.received_ms for entry in chunk], lengths),
+        sequence=rows["sequence"].repeat(lengths),
+        index=np.arange(len(batch)) - starts.repeat(lengths),
+        received_ms=rows["received_ms"].repeat(lengths),
         kind=_codes(known["kind"], Strings.of(["event"]), np.zeros(len(batch), np.int32)),
         user=_codes(known["user"], batch.users, batch.user),
         slug=_codes(known["slug"], batch.slugs, batch.slug),
@@ -203,11 +204,12 @@ def _facts_of_events(chunk: list[Found], skipped: Skipped, known: Known) -> pa.T
     return table if counted.all() else table.filter(pa.array(counted))
 
 
-def _facts_of_commands(entry: Found, skipped: Skipped, known: Known) -> pa.Table:
-    assert isinstance(entry.content, list)
-    without = set(skipped.get(entry.record.sequence, ()))
+def _facts_of_commands(
+    record: Record, done: list[Command], skipped: Skipped, known: Known
+) -> pa.Table:
+    without = set(skipped.get(record.sequence, ()))
     carried_out: list[tuple[int, Command]] = []
-    for index, command in enumerate(entry.content):
+    for index, command in enumerate(done):
         if isinstance(command, Erase):
             carried_out = [each for each in carried_out if not _is_erased(each[1], command)]
         elif index not in without:
@@ -221,9 +223,9 @@ def _facts_of_commands(entry: Found, skipped: Skipped, known: Known) -> pa.Table
         if name in given
     }
     return _table(
-        sequence=[entry.record.sequence] * len(kept),
+        sequence=[record.sequence] * len(kept),
         index=[index for index, _ in carried_out],
-        received_ms=[entry.record.received_ms] * len(kept),
+        received_ms=[record.received_ms] * len(kept),
         **names,
         **given,
     )

@@ -176,8 +176,8 @@ def _read_log(shard: Shard, evidence: Evidence, tell: Tell) -> None:
     last, epoch = first - 1, 0
     try:
         synced = log.synced(folders.log)  # before the records, as these go on to be written
-        for entry in entries.read(folders.log, folders.owner, first - 1, repair=False):
-            last, epoch = entry.record.sequence, max(epoch, entry.record.epoch)
+        for found in entries.read(folders.log, folders.owner, first - 1, repair=False):
+            last, epoch = found.run.last, max(epoch, int(found.run.rows["epoch"].max()))
             tell("log", min(last, last_segment) - first, last_segment - first)
         _check_end(shard, evidence, last, synced)
         _check_numbers(shard, evidence, epoch)

@@ -9,21 +9,21 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from aggregator import entries
 from aggregator.changes import carry_out
 from aggregator.checkpoint import ALONE, Erasing, Folders, erases_in, tidy_up
+from aggregator.commands import Command
 from aggregator.entries import Found
 from aggregator.messages import Applied, Done, Refused
 from aggregator.state import State
 from persistence import log, snapshot
-from persistence.batch import Encoded
+from persistence.batch import EncodedBatches
 from persistence.errors import DamagedError
+from persistence.records import Record
 from persistence.snapshot import Snapshot
 
-#: Records are applied together up to here: enough for vectors, little to hold.
-CHUNK_EVENTS = 200_000
-CHUNK_RECORDS = 5_000
 #: A producer that was silent for this long has ended; a router asks again within seconds.
 PRODUCER_AGE_MS = 3_600_000
 
@@ -184,21 +184,19 @@ def _nothing_collected() -> Iterator[None]:
 
 
 def replay(recovered: Recovered, found: Iterable[Found]) -> Iterator[int]:
-    """Applies entries; yields the last sequence after each chunk."""
-    for chunk in _chunks(found):
-        if isinstance(chunk[0].content, Encoded):
-            _apply_events(recovered, chunk)
+    """Applies what was found; yields the last sequence after each run."""
+    for some in found:
+        if isinstance(some.content, EncodedBatches):
+            _apply_events(recovered, some)
         else:
-            apply_commands(recovered, chunk[0])
-        last = chunk[-1].record
-        recovered.received_ms = last.received_ms
-        recovered.next_sequence = last.sequence + 1
-        yield last.sequence
+            for record, commands in zip(some.run, some.content, strict=True):
+                _apply_commands(recovered, record, commands)
+        recovered.received_ms = int(some.run.rows["received_ms"][-1])
+        recovered.next_sequence = some.run.last + 1
+        yield some.run.last
 
 
-def apply_commands(recovered: Recovered, entry: Found) -> None:
-    record, commands = entry.record, entry.content
-    assert isinstance(commands, list)
+def _apply_commands(recovered: Recovered, record: Record, commands: list[Command]) -> None:
     done = carry_out(recovered.state, commands, record.received_ms)
     if without_effect := [i for i, each in enumerate(done.outcomes) if each.status != "done"]:
         recovered.skipped[record.sequence] = without_effect
@@ -206,44 +204,43 @@ def apply_commands(recovered: Recovered, entry: Found) -> None:
     recovered.producers.remember(record.producer, record.producer_sequence, done)
 
 
-def _chunks(found: Iterable[Found]) -> Iterator[list[Found]]:
-    """Records of events together, up to a size; each record of commands alone."""
-    chunk: list[Found] = []
-    events = 0
-    for entry in found:
-        is_events = isinstance(entry.content, Encoded)
-        is_full = events >= CHUNK_EVENTS or len(chunk) >= CHUNK_RECORDS
-        if chunk and (is_full or not is_events):
-            yield chunk
-            chunk, events = [], 0
-        if is_events:
-            chunk.append(entry)
-            events += len(entry.content)
-        else:
-            yield [entry]
-    if chunk:
-        yield chunk
-
-
-def _apply_events(recovered: Recovered, chunk: list[Found]) -> None:
-    batch = entries.joined(chunk)
-    hashes = sum(c is not None for c in (batch.id_hash, batch.key_hash)) * len(batch)
-    first_ms, last_ms = chunk[0].record.received_ms, chunk[-1].record.received_ms
-    if len(chunk) > 1 and hashes and recovered.state.recent.turns(first_ms, last_ms, hashes):
-        for entry in chunk:  # the ids forgotten must be those that were forgotten live
-            _apply_events(recovered, [entry])
+def _apply_events(recovered: Recovered, found: Found) -> None:
+    rows, batches = found.run.rows, found.content
+    assert isinstance(batches, EncodedBatches)
+    events = batches.events
+    if len(found) > 1 and _may_forget(recovered.state, found, batches):
+        half = len(found) // 2  # the ids forgotten must be those that were forgotten live
+        _apply_events(recovered, found.take(slice(half)))
+        _apply_events(recovered, found.take(slice(half, None)))
         return
-    lengths = [len(entry.content) for entry in chunk]
-    number = np.arange(len(chunk)).repeat(lengths)
-    received_ms = np.array([entry.record.received_ms for entry in chunk]).take(number)
-    duplicates = recovered.state.apply(batch, received_ms, number).nonzero()[0]
-    recovered.replayed += len(batch) - len(duplicates)
-    starts = np.cumsum([0, *lengths])
-    cuts = duplicates.searchsorted(starts).tolist()
-    within = (duplicates - starts.take(number.take(duplicates))).tolist()
-    for entry, start, end in zip(chunk, cuts, cuts[1:], strict=False):
-        record = entry.record
-        if start < end:
-            recovered.skipped[record.sequence] = within[start:end]
-        reply = Applied(record.received_ms, within[start:end])
-        recovered.producers.remember(record.producer, record.producer_sequence, reply)
+    number = np.arange(len(found)).repeat(events)
+    received_ms = rows["received_ms"].repeat(events)
+    duplicates = recovered.state.apply(found.joined(), received_ms, number).nonzero()[0]
+    recovered.replayed += len(number) - len(duplicates)
+    within = duplicates - (events.cumsum() - events).take(number.take(duplicates))
+    without_effect = _by_record(rows["sequence"].take(number.take(duplicates)), within)
+    recovered.skipped |= without_effect
+    for row in rows[_last_of_each(rows["producer"])]:
+        reply = Applied(int(row["received_ms"]), without_effect.get(int(row["sequence"]), []))
+        recovered.producers.remember(int(row["producer"]), int(row["producer_sequence"]), reply)
+
+
+def _may_forget(state: State, found: Found, batches: EncodedBatches) -> bool:
+    """Whether hashes could be forgotten between one record and the next."""
+    first_ms, last_ms = found.run.rows["received_ms"][[0, -1]].tolist()
+    hashes = batches.hashes_each * int(batches.events.sum())
+    return bool(hashes and state.recent.turns(first_ms, last_ms, hashes))
+
+
+def _by_record(sequences: NDArray[np.int64], indexes: NDArray[np.int64]) -> dict[int, list[int]]:
+    """The indexes of events that each record has, of which `sequences` has the number for each."""
+    found: dict[int, list[int]] = {}
+    for sequence, index in zip(sequences.tolist(), indexes.tolist(), strict=True):
+        found.setdefault(sequence, []).append(index)
+    return found
+
+
+def _last_of_each(producers: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Where each producer is for the last time, in order."""
+    _, from_end = np.unique(producers[::-1], return_index=True)
+    return np.sort(len(producers) - 1 - from_end)

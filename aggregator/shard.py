@@ -56,12 +56,13 @@ from aggregator.state import State
 from aggregator.statistics import Standing, Statistics
 from aggregator.tally import Tally
 from aggregator.wire import Respond
-from persistence import log
+from persistence import records
 from persistence.batch import BatchError, Encoded
 from persistence.epoch import Epoch
 from persistence.errors import NotWritableError
 from persistence.files import FolderLock, make_folder
-from persistence.log import Log, Record
+from persistence.log import Log
+from persistence.records import Record
 
 #: What the process ends with when it may not go on writing (EX_IOERR).
 EXIT_CANNOT_WRITE = 74
@@ -73,7 +74,7 @@ LINGER_S = 0.0004
 LOCK_WAIT_S = 10.0
 #: An fdatasync that takes longer is worth a warning.
 SLOW_SYNC_S = 1.0
-_LOG_KINDS = {EVENTS: log.EVENTS, COMMANDS: log.COMMANDS}
+_LOG_KINDS = {EVENTS: records.EVENTS, COMMANDS: records.COMMANDS}
 #: Frames that are handled without a task of their own.
 SWIFT = frozenset([EVENTS, COMMANDS])
 
@@ -300,7 +301,7 @@ class Shard:
         """
         group, self._pending = self._pending, []
         self._received_ms = max(self._clock_ms(), self._received_ms)
-        records = [
+        appended = [
             Record(
                 self._log.next_sequence + index,
                 self._received_ms,
@@ -313,7 +314,7 @@ class Shard:
         ]
         self._writing_since_s = time.monotonic()
         try:
-            self._log.append(records)
+            self._log.append(appended)
         except NotWritableError as error:
             if not self._refusal:
                 _logger.error("shard %d takes no events: %s", self._settings.number, error)
@@ -324,12 +325,12 @@ class Shard:
         finally:
             self._writing_since_s = None
         self._refusal = ""
-        replies = [self._apply(a.content, r) for a, r in zip(group, records, strict=True)]
+        replies = [self._apply(a.content, r) for a, r in zip(group, appended, strict=True)]
         for append, reply in zip(group, replies, strict=True):
             self._producers.remember(append.producer, append.sequence, reply)
             self._checkpoints.logged(len(append.encoded))
             self._answer(append, reply)
-        self._applied_sequence = records[-1].sequence
+        self._applied_sequence = appended[-1].sequence
 
     def _apply(self, content: Encoded | list[Command], record: Record) -> Applied | Done:
         reply: Applied | Done

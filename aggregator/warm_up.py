@@ -9,6 +9,7 @@ from aggregator.state import State
 from kernels.compiler import loading
 from kernels.watching import MERGED_FROM
 from persistence.batch import Batch, Encoded
+from persistence.records import Record, Run
 from persistence.strings import Strings
 
 _NOW_MS = 1_000_000_000_000
@@ -23,6 +24,7 @@ def warm_up() -> None:
     frame = Encoded.of(batch.encode())
     frame.check()
     Encoded.join([frame, frame])
+    Run.at(Record(1, _NOW_MS, 1, 1, frame.encoded).encode(1), 0, 1)
     loaded = State(Rules())
     loaded.load_arrow(state.to_arrow(), state.extra())
     row = loaded.pair_row("u", "m")

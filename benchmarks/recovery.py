@@ -44,7 +44,8 @@ from persistence import log, snapshot
 from persistence.batch import NO_SESSIONS, Batch
 from persistence.epoch import Epoch
 from persistence.files import make_folder
-from persistence.log import Log, Record
+from persistence.log import Log
+from persistence.records import Record
 from persistence.strings import Strings
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"

@@ -30,7 +30,8 @@ from aggregator.messages import QUERIES
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
 from aggregator.shard import Shard
 from aggregator.shard_settings import ShardSettings
-from persistence.log import Log, Record
+from persistence.log import Log
+from persistence.records import Record
 
 #: Besides the frames of a shard: what it used, answered by a `Usage`; and a checkpoint, now.
 USAGE, CHECKPOINT = b"?", b"!"

@@ -98,6 +98,48 @@ def flaw_of(words: Int32s) -> int:
     return _flaw_of(words, np.int64(0))
 
 
+@helper
+def _unsigned(words: Int32s, place: np.int64) -> np.int64:
+    return np.int64(np.uint32(words[place]))
+
+
+@helper
+def _size_of(words: Int32s, start: np.int64) -> np.int64:
+    """The bytes of a batch by its header, whatever that says."""
+    events, tables = _unsigned(words, start + _EVENTS), 2
+    size = 4 * HEADER_WORDS + 8 * events
+    for column in range(_OPTIONAL):
+        if _has(words, start, _FIRST_OPTIONAL + column):
+            size += 8 * events
+    if _has(words, start, _SESSIONS):
+        tables = 3
+    for table in range(tables):
+        size += 4 * events + 4 * (_unsigned(words, start + _NAMES + table) + 1)
+        size += _unsigned(words, start + _SIZES + table)
+    return (size + 7) // 8 * 8
+
+
+@kernel
+def heads(
+    words: Int32s, starts: Int64s, sizes: Int64s, version: int, events: Int64s
+) -> tuple[int, int]:
+    """Which columns any batch has, and the first batch of another version or size; -1 for none.
+
+    `starts` are the batches' first words, `sizes` their bytes. How many events each has
+    is written to `events`.
+    """
+    present = np.int64(0)
+    for i in range(len(starts)):
+        start, size = starts[i], sizes[i]
+        if size < 4 * HEADER_WORDS or words[start] & 0xFF != version:
+            return present, i
+        if _size_of(words, start) != size:
+            return present, i
+        present |= (np.int64(words[start]) >> _FIRST_OPTIONAL) & 0xFF
+        events[i] = _count(words, start, _EVENTS)
+    return present, -1
+
+
 @allocating_helper
 def _totals(words: Int32s, starts: Int64s) -> tuple[np.int64, Int64s, Int64s]:
     """Events, and for each table names and bytes; a name without bytes stands for no session."""

@@ -22,15 +22,14 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import accumulate, count, islice, pairwise
-from operator import or_
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels import batches as kernels
+from kernels.compiler import frozen
 from persistence.strings import Strings
 
 VERSION = 2
@@ -268,17 +267,72 @@ class Encoded:
         """All events in order, as one batch, without decoding each; raises `BatchError`."""
         if len(batches) == 1:
             return batches[0].decode()
+        sizes = np.array([len(batch.encoded) for batch in batches])
         data = b"".join([batch.encoded for batch in batches])
-        lengths = [len(batch.encoded) for batch in batches]
+        return EncodedBatches.of(data, sizes.cumsum() - sizes, sizes).join()
+
+
+@dataclass(slots=True)
+class EncodedBatches:
+    """Several encoded batches that lie in order, each as long as its header says."""
+
+    data: NDArray[np.uint8]
+    #: Where each begins, and how many bytes it has: multiples of 8.
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    #: How many each has.
+    events: NDArray[np.int64]
+    #: The columns that any of them has.
+    present: int
+
+    @classmethod
+    def of(
+        cls, content: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]
+    ) -> "EncodedBatches":
+        """Those in `content`, from these places on, with so many bytes; raises `BatchError`."""
+        first, end = int(starts[0]), int(starts[-1] + sizes[-1])
+        data = np.frombuffer(content, np.uint8)[first:end]
+        starts, events = starts - first, np.zeros(len(starts), np.int64)
+        if ((starts | sizes) % _ALIGNMENT_BYTES).any():
+            raise BatchError("not an encoded batch: its length is no multiple of 8")
+        if first % _ALIGNMENT_BYTES:
+            data = frozen(data.copy())
+        words = data.view(np.int32)
+        present, bad = kernels.heads(words, starts // words.itemsize, sizes, VERSION, events)
+        if bad >= 0:
+            start, size = int(starts[bad]), int(sizes[bad])
+            Encoded.of(data[start : start + size].tobytes())  # says what is wrong
+            raise BatchError("not an encoded batch")
+        return cls(data, starts, sizes, events, present)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def take(self, which: slice) -> "EncodedBatches":
+        """Those of these indexes."""
+        places = (self.starts[which], self.sizes[which])
+        return EncodedBatches(self.data, *places, self.events[which], self.present)
+
+    @property
+    def hashes_each(self) -> int:
+        """How many an event may have, of its id and of its request's key."""
+        return (self.present & _HASHES).bit_count()
+
+    def join(self) -> Batch:
+        """All events in order, as one batch, without decoding each; raises `BatchError`."""
+        if len(self) == 1:
+            start, size = int(self.starts[0]), int(self.sizes[0])
+            return Encoded.of(self.data[start : start + size].data).decode()
+        words = self.data.view(np.int32)
         flaw, numbers, codes, offsets, names, counts, sizes = kernels.join(
-            np.frombuffer(data, np.int32),
-            np.frombuffer(data, np.int64),
-            np.frombuffer(data, np.uint8),
-            np.cumsum([0, *lengths[:-1]]) // np.dtype(np.int32).itemsize,
+            words,
+            self.data.view(np.int64),
+            self.data,
+            self.starts // words.itemsize,
             np.array([*_ABSENT.values()]),
         )
         _refuse(flaw)
-        given = _numbers(reduce(or_, {batch.present for batch in batches}))
+        given = _numbers(self.present)
         columns = {
             name: column for name, column in zip(_ABSENT, numbers, strict=True) if name in given
         }

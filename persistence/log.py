@@ -1,17 +1,12 @@
 """The log of a shard: what was accepted, in order, before it was acknowledged.
 
 A segment is a file named by its first sequence number. It starts with a header
-and holds records back to back:
+and holds records back to back, as `persistence.records` says:
 
-    segment header   magic "PHLOG\\0" | format u16 | CRC-32 of what follows u32 | 0 u32
-                     first sequence u64 | hash of the log's owner (BLAKE2b) u64
-    record header    magic u32 | header CRC-32 u32 | payload CRC-32 u32 | payload bytes u32
-                     kind u32 | 0 u32 | epoch u64 | sequence u64 | received_ms u64
-                     producer u64 | producer's sequence u64
-    payload          an encoded batch (kind EVENTS), or commands (kind COMMANDS)
+    magic "PHLOG\\0" | format u16 | CRC-32 of what follows u32 | 0 u32
+    first sequence u64 | hash of the log's owner (BLAKE2b) u64
 
-The header's CRC covers the rest of the header, so with the payload's CRC in it,
-all of the record. Sequences count up by one, without gaps, over all segments.
+Sequences count up by one, without gaps, over all segments.
 
 What a reader makes of a record that fails its checks, after etcd's WAL and
 Redis' AOF: at the very end of the last segment it is an append that a crash cut
@@ -45,16 +40,11 @@ from persistence.errors import (
 )
 from persistence.files import make_folder, replace_file, sync_folder
 from persistence.number_file import NumberFile, read_number
+from persistence.records import HEADER_BYTES, Record, Run, holds_record, is_cut, record_at
 
 FORMAT = 2
-#: A record of one encoded batch of events.
-EVENTS = 1
-#: A record of encoded commands.
-COMMANDS = 2
 #: What must fit for a log that could not be written to be tried again.
 TRIAL_BYTES = 64 << 10
-#: Far above any batch that the limits admit; a longer record is not ours.
-PAYLOAD_BYTES_MAX = 1 << 30
 
 #: In the folder of the log: the last sequence that was durable.
 SYNCED = "SYNCED"
@@ -62,42 +52,8 @@ SYNCED = "SYNCED"
 _SEGMENT = struct.Struct("<6sHIIQ8s")
 _SEGMENT_CHECKED = struct.Struct("<IQ8s")  # what the header's CRC covers
 _SEGMENT_MAGIC = b"PHLOG\0"
-_RECORD = struct.Struct("<IIIIIIQQQQQ")
-_RECORD_MAGIC = 0x44414850  # "PHAD"
-_RECORD_MAGIC_BYTES = _RECORD_MAGIC.to_bytes(4, "little")
-_CHECKED_FROM = 8  # the header's CRC covers what follows it
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One appended payload. `received_ms` is Unix time by the shard's clock."""
-
-    sequence: int
-    received_ms: int
-    producer: int
-    producer_sequence: int
-    payload: bytes | memoryview
-    kind: int = EVENTS
-    epoch: int = 0
-
-    def encode(self, epoch: int) -> bytes:
-        checked = _RECORD.pack(
-            _RECORD_MAGIC,
-            0,
-            zlib.crc32(self.payload),
-            len(self.payload),
-            self.kind,
-            0,
-            epoch,
-            self.sequence,
-            self.received_ms,
-            self.producer,
-            self.producer_sequence,
-        )[_CHECKED_FROM:]
-        start = struct.pack("<II", _RECORD_MAGIC, zlib.crc32(checked))
-        return b"".join((start, checked, self.payload))
 
 
 class Log:
@@ -281,8 +237,8 @@ def drop_broken_tails(folder: Path) -> None:
     sync_folder(folder)
 
 
-def replay(folder: Path, owner: str, after_sequence: int, repair: bool = True) -> Iterator[Record]:
-    """Yields the records after `after_sequence`, in order, and repairs a torn tail.
+def replay(folder: Path, owner: str, after_sequence: int, repair: bool = True) -> Iterator[Run]:
+    """Yields the records after `after_sequence`, in order and in runs; repairs a torn tail.
 
     `after_sequence` is what a snapshot holds, 0 without one. Raises
     `DamagedError` where a record is missing or fails its checks, except at the
@@ -303,10 +259,11 @@ def replay(folder: Path, owner: str, after_sequence: int, repair: bool = True) -
             what = f"records from {expected} on are missing, and {path} begins with {first}"
             raise DamagedError(before, before.stat().st_size, what)
         expected, before = first, path
-        for record in reader.read(path, first, is_last=following is None):
-            expected = record.sequence + 1
-            if record.sequence > after_sequence:
-                yield record
+        for run in reader.read(path, first, is_last=following is None):
+            known = max(after_sequence + 1 - expected, 0)
+            expected = run.last + 1
+            if known < len(run):
+                yield run.take(slice(known, None)) if known else run
     last = paths[-1] if paths else folder
     if (expected or 1) <= after_sequence:
         raise DamagedError(last, 0, f"sequences {expected or 1} to {after_sequence} are missing")
@@ -321,7 +278,8 @@ def read_segment(path: Path) -> Iterator[Record]:
     if not path.stem.isdigit():
         raise DamagedError(path, 0, "a segment is named by the number of its first record")
     reader = _Reader(owner=None, synced=0, repair=False)
-    yield from reader.read(path, int(path.stem), is_last=True)
+    for run in reader.read(path, int(path.stem), is_last=True):
+        yield from run
 
 
 def synced(folder: Path) -> int:
@@ -334,7 +292,7 @@ def unfinished(folder: Path) -> tuple[Path, int] | None:
     newest = max(segments(folder), default=None)
     if newest is None:
         return None
-    end = _SEGMENT.size + sum(_RECORD.size + len(r.payload) for r in read_segment(newest))
+    end = _SEGMENT.size + sum(HEADER_BYTES + len(r.payload) for r in read_segment(newest))
     return (newest, end) if newest.stat().st_size != end else None
 
 
@@ -351,7 +309,7 @@ class _Reader:
     synced: int
     repair: bool
 
-    def read(self, path: Path, first: int, is_last: bool) -> Iterator[Record]:
+    def read(self, path: Path, first: int, is_last: bool) -> Iterator[Run]:
         content = path.read_bytes()
         if is_last and len(content) < _SEGMENT.size and first > self.synced:
             if self.repair:
@@ -362,21 +320,27 @@ class _Reader:
         self._check_header(path, content, first)
         offset, sequence = _SEGMENT.size, first
         while offset < len(content):
-            record = _record_at(content, offset)
-            if record is None:
-                is_tail = is_last and not _holds_record(content, offset + 1)
-                if not is_tail or (sequence <= self.synced and not _is_cut(content, offset)):
-                    raise DamagedError(path, offset, "a log record fails its checksum")
-                self.check_end(path, sequence, offset)
-                if self.repair:
-                    _cut_tail(path, content, offset)
+            run = Run.at(content, offset, sequence)
+            if run is None:
+                self._see_to_end(path, content, offset, sequence, is_last)
                 return
-            if record.sequence != sequence:
-                what = f"sequence {record.sequence} instead of {sequence}"
-                raise DamagedError(path, offset, what)
-            yield record
-            offset += _RECORD.size + len(record.payload)
-            sequence += 1
+            yield run
+            offset, sequence = run.end, run.last + 1
+
+    def _see_to_end(
+        self, path: Path, content: bytes, offset: int, sequence: int, is_last: bool
+    ) -> None:
+        """Cuts, leaves or refuses what is where the record `sequence` should be."""
+        record = record_at(content, offset)
+        if record is not None:
+            what = f"sequence {record.sequence} instead of {sequence}"
+            raise DamagedError(path, offset, what)
+        is_tail = is_last and not holds_record(content, offset + 1)
+        if not is_tail or (sequence <= self.synced and not is_cut(content, offset)):
+            raise DamagedError(path, offset, "a log record fails its checksum")
+        self.check_end(path, sequence, offset)
+        if self.repair:
+            _cut_tail(path, content, offset)
 
     def check_end(self, path: Path, following: int, offset: int = 0) -> None:
         """Refuses a log that ends before the record `following`, if more than it is missing."""
@@ -413,45 +377,6 @@ def _segment_header(first: int, owner: str) -> bytes:
 
 def _hash_of(owner: str) -> bytes:
     return hashlib.blake2b(owner.encode(), digest_size=8).digest()
-
-
-def _is_cut(content: bytes, offset: int) -> bool:
-    """Whether the record at `offset` goes on where the file ends."""
-    if len(content) - offset < _RECORD.size:
-        return True
-    header = content[offset : offset + _RECORD.size]
-    magic, crc, _, size, *_ = _RECORD.unpack(header)
-    is_header = magic == _RECORD_MAGIC and zlib.crc32(header[_CHECKED_FROM:]) == crc
-    return bool(is_header and size > len(content) - offset - _RECORD.size)
-
-
-def _record_at(content: bytes, offset: int) -> Record | None:
-    """The record at `offset`, or None if what is there fails a check."""
-    payload_start = offset + _RECORD.size
-    if payload_start > len(content):
-        return None
-    magic, header_crc, payload_crc, size, kind, _, epoch, *numbers = _RECORD.unpack_from(
-        content, offset
-    )
-    if magic != _RECORD_MAGIC or size > min(PAYLOAD_BYTES_MAX, len(content) - payload_start):
-        return None
-    if zlib.crc32(memoryview(content)[offset + _CHECKED_FROM : payload_start]) != header_crc:
-        return None
-    payload = memoryview(content)[payload_start : payload_start + size]
-    if zlib.crc32(payload) != payload_crc:
-        return None
-    sequence, received_ms, producer, producer_sequence = numbers
-    return Record(sequence, received_ms, producer, producer_sequence, payload, kind, epoch)
-
-
-def _holds_record(content: bytes, start: int) -> bool:
-    """Whether a whole record begins anywhere from `start` on."""
-    offset = content.find(_RECORD_MAGIC_BYTES, start)
-    while offset >= 0:
-        if _record_at(content, offset) is not None:
-            return True
-        offset = content.find(_RECORD_MAGIC_BYTES, offset + 1)
-    return False
 
 
 def _cut_tail(path: Path, content: bytes, offset: int) -> None:

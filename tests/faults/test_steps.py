@@ -17,7 +17,7 @@ from aggregator.commands import Describe, Erase, Hide, MarkCompleted, SetPositio
 from aggregator.event import Event
 from aggregator.router import shard_of
 from persistence import log
-from persistence.log import Record
+from persistence.records import Record
 from tests.disk import KilledError, failing_at, files_with, never_syncing
 from tests.faults.conftest import rounds
 from tests.faults.data import Data, Model

@@ -18,11 +18,11 @@ from aggregator.commands import (
 )
 from aggregator.entries import Found, facts_of
 from aggregator.event import Event, Part, to_batch
-from persistence import log
 from persistence.epoch import Epoch
 from persistence.errors import DamagedError
 from persistence.facts import SCHEMA
-from persistence.log import Log, Record
+from persistence.log import Log
+from persistence.records import COMMANDS, EVENTS, Record
 
 OWNER = "an id/1/0"
 
@@ -39,7 +39,7 @@ def events(sequence: int, *some: Event) -> Record:
 
 
 def commands(sequence: int, *some: Command) -> Record:
-    return Record(sequence, 1_000 * sequence, 1, sequence, encode([*some]), log.COMMANDS)
+    return Record(sequence, 1_000 * sequence, 1, sequence, encode([*some]), COMMANDS)
 
 
 def test_every_kind_becomes_a_fact_with_its_columns(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_what_an_erase_takes_of_its_own_record_is_no_fact(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "payload"),
-    [(log.EVENTS, encode([Erase("u")])), (log.COMMANDS, b"\xff"), (log.COMMANDS, b""), (7, b"x")],
+    [(EVENTS, encode([Erase("u")])), (COMMANDS, b"\xff"), (COMMANDS, b""), (7, b"x")],
 )
 def test_a_record_that_cannot_be_decoded_is_damage(
     tmp_path: Path, kind: int, payload: bytes

@@ -3,6 +3,8 @@
 import errno
 import os
 import zlib
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,16 @@ from persistence.errors import (
     NotWritableError,
     SyncFailedError,
 )
-from persistence.log import Log, Record, replay
+from persistence.log import Log
+from persistence.records import COMMANDS, EVENTS, Record
 
 SEGMENT_HEADER = 32
 RECORD_HEADER = 64
 OWNER = "an id/1/0"
+
+
+def replay(folder: Path, owner: str, after: int, repair: bool = True) -> Iterator[Record]:
+    return chain.from_iterable(log.replay(folder, owner, after, repair))
 
 
 def open_log(folder: Path, next_sequence: int = 1, segment_bytes: int = 1 << 20) -> Log:
@@ -501,7 +508,7 @@ def test_a_reader_beside_the_writer_refuses_damage(tmp_path: Path) -> None:
 
 def test_records_keep_their_kind(tmp_path: Path) -> None:
     opened = open_log(tmp_path)
-    kinds = [log.EVENTS, log.COMMANDS, log.COMMANDS, log.EVENTS, 7]
+    kinds = [EVENTS, COMMANDS, COMMANDS, EVENTS, 7]
     opened.append([Record(n, 0, 1, n, b"x", kind) for n, kind in enumerate(kinds, 1)])
     assert [found.kind for found in replay(tmp_path / "log", OWNER, 0)] == kinds
 

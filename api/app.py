@@ -19,6 +19,7 @@ from api import (
 from api.orders import GRACE_S
 from api.problems import ProblemHandler
 from api.settings import Settings
+from api.shared import Shared
 
 
 def create_app(settings: Settings) -> Sanic[Any, Any]:
@@ -38,6 +39,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         FALLBACK_ERROR_FORMAT="json",
     )
     app.ctx.settings = settings
+    app.ctx.shared = Shared()
     for module in (pages, events, movies, users, watching, live, operating, metrics):
         app.blueprint(module.blueprint)
     documentation.install(app)

@@ -28,6 +28,7 @@ from api.schema import (
     seconds,
     time_of,
 )
+from api.shared import shared
 from kernels.rows import BUCKET_MS, HOUR_MS
 
 LIMIT_MAX = 1000
@@ -100,6 +101,7 @@ async def describe(request: Request, slug: str) -> HTTPResponse:
     },
     problems=(400, 503),
 )
+@shared
 async def movies(request: Request) -> HTTPResponse:
     sort: Sort = choice(request, "sort", get_args(Sort), "watch_seconds")
     window = choice(request, "window", ("all", *WINDOWS), "all")

@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from aggregator.audience import Audience
 from aggregator.hours import Hours
-from aggregator.memory import grown
 from aggregator.names import Names
 from aggregator.pairs import Pairs
 from aggregator.recent import RecentHashes
 from aggregator.retention import Retention, pages_each
-from aggregator.rules import HOURS_KEPT_DAYS, WATCHING_NOW_MS, Rules
+from aggregator.rules import HOURS_KEPT_DAYS, Rules
 from aggregator.runs import Runs
 from aggregator.table import IndexedTable, Table
-from kernels import lists, live, names, progress, watching
+from kernels import lists, names, progress, watching
 from kernels.compiler import frozen
 from kernels.pairs import begin_pair
 from kernels.rows import (
@@ -44,8 +44,6 @@ Bools = NDArray[np.bool_]
 
 #: Room for so many pages of retention is made at a time, whatever events may come to.
 _PAGES_AT_ONCE = 1 << 16
-#: So long after a stream is no longer watched it loses its mark: a clock may step back a little.
-_UNMARKED_AFTER_MS = 10_000
 
 _SUMS = ("watch_ms", "first_t", "last_t", "views", "events", "pairs", "viewers", "completions")
 _PAIR_COLUMNS = (
@@ -78,6 +76,7 @@ class State:
         self.runs = Runs(lambda: self.tables)
         self.retention = Retention()
         self.recent = RecentHashes()
+        self.audience = Audience()
         #: How many users, pairs and streams exist, as in `kernels.tables`.
         self.totals = np.zeros(4, np.int64)
         #: Numbers changes in order of arrival; only its order means anything.
@@ -89,9 +88,6 @@ class State:
             rules.resume_parts,
             rules.credit == "position",
         )
-        #: Marks of all streams with an event at `_marked_t` or after it, and some of those before.
-        self._live_pairs = self._live_streams = np.zeros(0, np.uint64)
-        self._marked_t = 0
 
     @property
     def tables(self) -> Tables:
@@ -108,8 +104,8 @@ class State:
             movies=self.movies.rows,
             pages=Indexed(pages.rows, pages.size, pages.index.slots),
             buckets=self.retention.buckets,
-            live_pairs=self._live_pairs,
-            live_streams=self._live_streams,
+            live_pairs=self.audience.pairs.marked,
+            live_streams=self.audience.streams.marked,
             totals=self.totals,
         )
 
@@ -169,16 +165,8 @@ class State:
 
     def watching_now(self, now_ms: int) -> Int64s:
         """By movie, the streams whose last event is at most a minute old."""
-        watching = np.zeros(len(self.movies), np.int64)
-        since_t = max(now_ms - WATCHING_NOW_MS, 0)
-        if since_t < self._marked_t:  # the clock stepped back after someone had asked
-            self._reserve_marks(0)
-            live.mark_all(self.tables, since_t)
-            self._marked_t = since_t
-        forgotten_t = since_t - _UNMARKED_AFTER_MS
-        live.count(self.tables, since_t, forgotten_t, watching)
-        self._marked_t = max(self._marked_t, forgotten_t)
-        return watching
+        self._reserve_marks(0)
+        return self.audience.by_movie(self.tables, now_ms, len(self.movies))
 
     def add_pair(self, user: str, slug: str) -> int:
         """The row of a pair that does not exist yet, and does from now on."""
@@ -243,8 +231,7 @@ class State:
 
     def _reserve_marks(self, rows: int) -> None:
         """Makes room for so many more."""
-        self._live_pairs = grown(self._live_pairs, (len(self.pairs) + rows >> 6) + 1)
-        self._live_streams = grown(self._live_streams, (len(self.streams) + rows >> 6) + 1)
+        self.audience.reserve(len(self.pairs) + rows, len(self.streams) + rows)
 
     # Snapshots
 
@@ -301,9 +288,7 @@ class State:
         self.recent.load_arrow(tables["recent"], extra["young_since_ms"])
         self.order = extra["order"]
         self._reserve_marks(0)
-        newest_t = int(self.movies["last_t"].max(initial=NONE))
-        self._marked_t = max(newest_t - WATCHING_NOW_MS, 0)
-        live.mark_all(self.tables, self._marked_t)
+        self.audience.begin(self.tables, int(self.movies["last_t"].max(initial=NONE)))
         self.totals[USERS] = np.count_nonzero(self.users["pairs"])
         self.totals[PAIRS] = len(pairs)
         self.totals[STREAMS] = len(tables["streams"])

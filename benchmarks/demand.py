@@ -121,9 +121,8 @@ class Costs:
     event_s: float
     query_frame_s: float
     query_s: float
+    movie_frame_s: float
     movie_query_s: float
-    #: For each stream that is watched now, in each frame that asks about movies.
-    watching_s: float
     #: Of a checkpoint's process, and of a start.
     load_pair_s: float
     write_pair_s: float

@@ -26,17 +26,13 @@ def together(came: float) -> float:
 
 @dataclass(slots=True)
 class Flow:
-    """What comes to a shard in a second, from a lane in each worker, and what becomes of it.
-
-    `watching_s` is what it takes to look at all that is watched, as movies' frames do.
-    """
+    """What comes to a shard in a second, from a lane in each worker, and what becomes of it."""
 
     workers: int
     events: float
     requests: float
     reads: float
     movie_reads: float
-    watching_s: float
     frames: float = 0.0
     commits: float = 0.0
     #: Of a frame of events, for its reply.
@@ -55,8 +51,7 @@ class Flow:
         return frames * costs.query_frame_s + self.reads * costs.query_s
 
     def asked_about_movies(self, costs: Costs) -> float:
-        frames_s = self.movie_frames * (costs.query_frame_s + self.watching_s)
-        return frames_s + self.movie_reads * costs.movie_query_s
+        return self.movie_frames * costs.movie_frame_s + self.movie_reads * costs.movie_query_s
 
     def settle(self, costs: Costs, append_s: float, least_s: float) -> None:
         """Finds how many frames and commits there are, as each waits for the one before.

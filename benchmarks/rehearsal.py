@@ -224,8 +224,7 @@ def of_fan_out(folder: Path, costs: Costs) -> list[Check]:
         processes = [stack.enter_context(shard_process(folder / f"asked-{n}")) for n in numbers]
         for process in processes:
             frames.append(process, encoded, producers=1)
-        watching = shard_costs.watching_now(processes[0])
-        shard_s = costs.query_frame_s + costs.movie_query_s + watching * costs.watching_s
+        shard_s = costs.movie_frame_s + costs.movie_query_s
         rate = ASKED_CORES / (ASKED_SHARDS * (shard_s + costs.fan_out_s))
         asking = _Asking(processes, [event.slug for event in events], rate)
         uvloop.run(asking.ask())

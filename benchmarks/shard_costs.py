@@ -13,8 +13,6 @@ from aggregator.messages import (
     MoviesQuery,
     ProgressQuery,
     Query,
-    ShardStats,
-    StatsQuery,
     encode_queries,
 )
 from aggregator.router import Router
@@ -136,11 +134,10 @@ def shares(counts: Sequence[Sequence[float]], sums: Sequence[float]) -> list[flo
 
 
 def _question_costs(process: ShardProcess, events: list[Event]) -> dict[str, float]:
-    """Of frames of one question and of many, where so many streams are watched now."""
+    """Of frames of one question and of many, and of those about movies."""
     some = events[:: len(events) // QUESTIONS_A_FRAME][:QUESTIONS_A_FRAME]
     points: list[Query] = [ProgressQuery(event.user, event.slug) for event in some]
     movies: list[Query] = [MoviesQuery([event.slug]) for event in some]
-    watching = watching_now(process)
     one, many = _asked(process, points[:1]), _asked(process, points)
     one_movie, many_movies = _asked(process, movies[:1]), _asked(process, movies)
     query_s = (many - one) / (QUESTIONS_A_FRAME - 1)
@@ -148,8 +145,8 @@ def _question_costs(process: ShardProcess, events: list[Event]) -> dict[str, flo
     return {
         "query_frame_s": one - query_s,
         "query_s": query_s,
+        "movie_frame_s": one_movie - movie_query_s,
         "movie_query_s": movie_query_s,
-        "watching_s": max(one_movie - (one - query_s) - movie_query_s, 0) / watching,
     }
 
 
@@ -165,16 +162,6 @@ def _asked(process: ShardProcess, queries: list[Query]) -> float:
 
     frame = encode_queries(queries)
     return uvloop.run(ask()).cpu_s / ASKED_TIMES
-
-
-def watching_now(process: ShardProcess) -> int:
-    """Streams that are."""
-
-    async def ask() -> msgspec.Raw:
-        async with lanes_to([process]) as (lane,):
-            return await lane.ask(StatsQuery())
-
-    return msgspec.msgpack.decode(uvloop.run(ask()), type=ShardStats).watching_now
 
 
 async def _fan_out(process: ShardProcess, slug: str) -> float:

@@ -167,7 +167,6 @@ def _load(
         requests=events - in_batches + shards * in_batches / BATCH_EVENTS,
         reads=demand.events_per_s * demand.reads_a_heartbeat / parts,
         movie_reads=demand.events_per_s * demand.movie_reads_a_heartbeat,
-        watching_s=demand.watching / parts * costs.watching_s,
     )
     flow.settle(costs, max(costs.append_s, shards / costs.syncs_per_s, least_s), least_s)
     of_lanes = (

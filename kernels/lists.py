@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import narrow, pair_index, streams
+from kernels import live, narrow, pair_index, streams
 from kernels.compiler import allocating_helper, helper, kernel
 from kernels.intmap import insert
 from kernels.pairs import (
@@ -216,11 +216,15 @@ def empty(tables: Tables, rows: Int64s) -> int:
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]
         more = tables.more.rows[more_row(pair)]
-        emptied += nameless_last(pair, more)[0] != NONE
+        if nameless_last(pair, more)[0] != NONE:
+            live.mark(tables, rows[i], NONE)
+            emptied += 1
         at = more.streams
         while at != NONE:
             stream = tables.streams.rows[at]
-            emptied += streams.last_t(stream) != NONE
+            if streams.last_t(stream) != NONE:
+                live.mark(tables, at, at)
+                emptied += 1
             streams.put(stream, NONE, 0, 0)
             stream.been_from = stream.been_to = 0
             at = stream.next

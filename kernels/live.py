@@ -1,12 +1,14 @@
-"""Who watches now: a bit for each stream that may be watched, in words of 64."""
+"""Who watches now, kept as it changes: streams by bits, in words of 64."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernels import streams
-from kernels.compiler import helper, kernel
+from kernels.compiler import helper, lean_kernel
 from kernels.pairs import more_row, nameless_last
-from kernels.rows import NONE
+from kernels.rows import LATE, NONE
 from kernels.tables import Tables
 
 Int64s = NDArray[np.int64]
@@ -15,73 +17,94 @@ UInt64s = NDArray[np.uint64]
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 
 
+class Counted(NamedTuple):
+    """Of the streams without a session, which stand in pairs, or of the others."""
+
+    #: A bit for each that something has happened to since it was looked at.
+    marked: UInt64s
+    #: A bit for each that is counted as one that is watched.
+    counted: UInt64s
+    #: Of the streams of each word that are counted, none has an older last event.
+    oldest_t: Int64s
+
+
 @helper
 def mark(tables: Tables, row: int, stream: int) -> None:
-    """A stream of a pair may be watched now; NONE is the one without a session."""
+    """Something has happened to a stream of a pair; NONE is the one without a session."""
     if stream == NONE:
-        _set(tables.live_pairs, row)
+        _mark(tables.live_pairs, row)
     else:
-        _set(tables.live_streams, stream)
+        _mark(tables.live_streams, stream)
 
 
-@kernel
+@lean_kernel
 def mark_all(tables: Tables, since_t: int) -> None:
     """Marks all streams that were watched since then; there is room."""
     for row in range(tables.pairs.size[0]):
-        if _nameless_t(tables, row) >= since_t:
-            _set(tables.live_pairs, row)
+        if _last_t(tables, row, False) >= since_t:
+            _mark(tables.live_pairs, row)
     for row in range(tables.streams.size[0]):
-        if streams.last_t(tables.streams.rows[row]) >= since_t:
-            _set(tables.live_streams, row)
+        if _last_t(tables, row, True) >= since_t:
+            _mark(tables.live_streams, row)
 
 
-@kernel
-def count(tables: Tables, since_t: int, forgotten_t: int, watching: Int64s) -> None:
-    """Adds the streams that were watched since then to `watching`, by movie.
+@lean_kernel
+def count(
+    tables: Tables, nameless: Counted, named: Counted, since_t: int, watching: Int64s
+) -> None:
+    """Has `watching` say, by movie, how many streams were watched since then.
 
-    Takes the marks from those that were not even since `forgotten_t`.
+    It said so of when it was called before, of a time that is no later unless all streams
+    watched since then are marked.
     """
-    pairs, marked, end = tables.pairs.rows, tables.live_pairs, tables.pairs.size[0]
-    row = _next(marked, 0, end)
-    while row != NONE:
-        t = _nameless_t(tables, row)
-        watching[pairs[row].movie] += t >= since_t
-        if t < forgotten_t:
-            _unset(marked, row)
-        row = _next(marked, row + 1, end)
-    marked, end = tables.live_streams, tables.streams.size[0]
-    row = _next(marked, 0, end)
-    while row != NONE:
-        stream = tables.streams.rows[row]
-        t = streams.last_t(stream)
-        watching[pairs[stream.pair].movie] += t >= since_t
-        if t < forgotten_t:
-            _unset(marked, row)
-        row = _next(marked, row + 1, end)
+    _count(tables, nameless, False, since_t, watching)
+    _count(tables, named, True, since_t, watching)
 
 
 @helper
-def _nameless_t(tables: Tables, row: int) -> int:
+def _count(
+    tables: Tables, known: Counted, has_session: bool, since_t: int, watching: Int64s
+) -> None:
+    rows = tables.streams.size[0] if has_session else tables.pairs.size[0]
+    for word in range((rows + 63) >> 6):  # of arrays that may be far longer
+        marked, counted, oldest_t = known.marked[word], known.counted[word], known.oldest_t[word]
+        is_due = oldest_t < since_t
+        looked_at = marked | counted if is_due else marked
+        if looked_at == _ZERO:
+            continue
+        if is_due:
+            oldest_t = np.int64(LATE)
+        for i in range(64):
+            bit = _ONE << np.uint64(i)
+            if looked_at & bit == _ZERO:
+                continue
+            row = (word << 6) + i
+            t = _last_t(tables, row, has_session)
+            if t >= since_t:
+                watching[_movie(tables, row, has_session)] += counted & bit == _ZERO
+                counted |= bit
+                oldest_t = min(oldest_t, t)
+            else:
+                watching[_movie(tables, row, has_session)] -= counted & bit != _ZERO
+                counted &= ~bit
+        known.marked[word], known.counted[word] = _ZERO, counted
+        known.oldest_t[word] = oldest_t
+
+
+@helper
+def _last_t(tables: Tables, row: int, has_session: bool) -> int:
+    if has_session:
+        return streams.last_t(tables.streams.rows[row])
     pair = tables.pairs.rows[row]
     return nameless_last(pair, tables.more.rows[more_row(pair)])[0]
 
 
 @helper
-def _set(bits: UInt64s, row: int) -> None:
+def _movie(tables: Tables, row: int, has_session: bool) -> int:
+    pair = tables.streams.rows[row].pair if has_session else row
+    return np.int64(tables.pairs.rows[pair].movie)
+
+
+@helper
+def _mark(bits: UInt64s, row: int) -> None:
     bits[row >> 6] |= _ONE << np.uint64(row & 63)
-
-
-@helper
-def _unset(bits: UInt64s, row: int) -> None:
-    bits[row >> 6] &= ~(_ONE << np.uint64(row & 63))
-
-
-@helper
-def _next(bits: UInt64s, row: int, end: int) -> int:
-    """The first row from `row` on whose bit is set, or NONE; those beyond the bits have none."""
-    while row < min(end, len(bits) << 6):
-        word = bits[row >> 6] >> np.uint64(row & 63)
-        if word & _ONE != _ZERO:
-            return np.int64(row)
-        row = row + 1 if word != _ZERO else ((row >> 6) + 1) << 6
-    return np.int64(NONE)

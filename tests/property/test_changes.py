@@ -54,6 +54,7 @@ STEPS = st.one_of(
     st.lists(st.tuples(EVENTS, st.sampled_from([None, 0, 5_000, 90_000_000])), max_size=12),
     COMMANDS,
     st.just("snapshot"),
+    st.sampled_from([1, 59_999, 60_001, 90_000]),  # asked, by a clock that is ahead for once
 )
 PAUSES_MS = st.sampled_from([0, 1, 10_000, 60_000, 1_800_001, 80_000_000, 200_000_000])
 RULES = st.sampled_from([Rules(), Rules(max_gap_ms=15_000), Rules(credit="duration")])
@@ -112,10 +113,24 @@ def test_state_equals_reference(rules: Rules, steps: list[tuple[int, Any]]) -> N
             state = loaded
         elif isinstance(step, list):
             count_events(reference, state, step, now)
+        elif isinstance(step, int):
+            assert watching_now(state, now + step) == watching_then(reference, now + step)
         else:
             command_reference(reference, step, now)
             apply(state, step, now)
+        assert watching_now(state, now) == watching_then(reference, now)
     assert facts_of_state(state) == facts_of_reference(reference, KEPT_DAYS)
+
+
+def watching_now(state: State, now: int) -> dict[str, int]:
+    slugs = state.movie_names.to_list()
+    streams = dict(zip(slugs, state.watching_now(now).tolist(), strict=True))
+    return {slug: number for slug, number in streams.items() if number}
+
+
+def watching_then(reference: Reference, now: int) -> dict[str, int]:
+    streams = {slug: reference.watching_now(slug, now) for _, slug in reference.pairs}
+    return {slug: number for slug, number in streams.items() if number}
 
 
 @settings(max_examples=60)

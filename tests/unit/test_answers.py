@@ -1,5 +1,7 @@
 """What a state says to queries that are answered together."""
 
+import numpy as np
+
 from aggregator.answers import View
 from aggregator.event import Event, Part, to_batch
 from aggregator.messages import (
@@ -60,6 +62,25 @@ def test_what_is_no_longer_watched_is_forgotten_until_it_is_watched_again() -> N
     state.apply(to_batch([Part([Event("v", "b", 70.0, "tv"), Event("v", "a", 70.0)])]), later_ms)
     for _ in range(2):
         assert state.watching_now(later_ms).tolist() == [1, 1]
+
+
+def test_many_come_and_go_while_someone_asks() -> None:
+    """In many words of bits, asked at any time between, and not at all for a while."""
+    state, random, now_ms = State(Rules()), np.random.default_rng(1), NOW_MS
+    for _ in range(300):
+        now_ms += int(random.choice([1, 500, 7_000, 61_000], p=[0.3, 0.4, 0.25, 0.05]))
+        some = random.integers(0, 600, random.integers(1, 40)).tolist()
+        beats = [
+            Event(f"{n}", f"{n % 3}", 0.0, "tv" if random.random() < 0.5 else None) for n in some
+        ]
+        state.apply(to_batch([Part(beats)]), now_ms)
+        if random.random() < 0.5:
+            since_t, expected = now_ms - WATCHING_NOW_MS, np.zeros(len(state.movies), np.int64)
+            nameless, named = state.pairs["last_t"], state.streams["last_t"]
+            np.add.at(expected, state.pairs["movie"][nameless >= since_t], 1)
+            of = state.streams["pair"][named >= since_t]
+            np.add.at(expected, state.pairs["movie"][of], 1)
+            assert np.array_equal(state.watching_now(now_ms), expected)
 
 
 def test_who_watches_is_known_whichever_way_the_clock_steps() -> None:

@@ -12,6 +12,7 @@ import uvloop
 from rich.console import Console
 
 from aggregator.event import Event
+from aggregator.messages import ShardStats, StatsQuery
 from benchmarks import capacity, capacity_picture, shard_costs
 from benchmarks.capacity import Capacity
 from benchmarks.costs import Measured
@@ -21,7 +22,7 @@ from benchmarks.frames import append, fill, frames_of
 from benchmarks.recorded import SPREAD_S, Recording, record
 from benchmarks.rehearsal import Check
 from benchmarks.shard_costs import FrameCost
-from benchmarks.shard_process import shard_process
+from benchmarks.shard_process import ShardProcess, lanes_to, shard_process
 from benchmarks.sizing import LIMITS, Size, size, size_with
 
 NOTHING = Costs(**{field.name: 0.0 for field in fields(Costs)})
@@ -38,8 +39,8 @@ COSTS = replace(
     event_s=1e-6,
     query_frame_s=40e-6,
     query_s=2e-6,
+    movie_frame_s=60e-6,
     movie_query_s=5e-6,
-    watching_s=5e-9,
     load_pair_s=0.6e-6,
     write_pair_s=0.6e-6,
     pair_bytes=200,
@@ -220,6 +221,16 @@ def test_each_copy_has_users_of_its_own_whose_positions_go_on(recording: Recordi
     assert sum(going_on) > 0.7 * len(going_on)
 
 
+def watching_now(process: ShardProcess) -> int:
+    """Streams that are."""
+
+    async def ask() -> msgspec.Raw:
+        async with lanes_to([process]) as (lane,):
+            return await lane.ask(StatsQuery())
+
+    return msgspec.msgpack.decode(uvloop.run(ask()), type=ShardStats).watching_now
+
+
 def test_a_shard_in_a_process_of_its_own_counts_and_recovers(tmp_path: Path) -> None:
     events = [Event(f"user-{n % 10}", "film", float(n)) for n in range(100)]
     with shard_process(tmp_path / "shard") as process:
@@ -227,9 +238,9 @@ def test_a_shard_in_a_process_of_its_own_counts_and_recovers(tmp_path: Path) -> 
         used = append(process, frames_of(events, 10), producers=2)
         assert 1 <= used.commits <= 10
         assert used.cpu_s > 0
-        assert shard_costs.watching_now(process) == 10
+        assert watching_now(process) == 10
     with shard_process(tmp_path / "shard") as process:
-        assert shard_costs.watching_now(process) == 10
+        assert watching_now(process) == 10
         uvloop.run(process.checkpoint())
         assert uvloop.run(process.usage()).recovery_cpu_s > 0
 

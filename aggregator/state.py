@@ -9,6 +9,8 @@ A pair, user or movie exists from its first change to its erasure. Its row stays
 in memory, as one that is new, and is left out of the next snapshot.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -162,6 +164,12 @@ class State:
             return None
         movie = self.movies.rows[code]
         return code if movie["pairs"] or movie["described"] else None
+
+    def movie_codes(self, slugs: Sequence[str]) -> Int64s:
+        """The code of each movie, NONE where it does not exist."""
+        codes = self.movie_names.codes(Strings.of(slugs))
+        rows = self.movies.rows[codes]
+        return np.where((rows["pairs"] > 0) | rows["described"], codes, NONE)
 
     def watching_now(self, now_ms: int) -> Int64s:
         """By movie, the streams whose last event is at most a minute old."""

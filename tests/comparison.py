@@ -40,7 +40,7 @@ def facts_of_state(state: State) -> Facts:
                     progress.version,
                 )
     watching = np.zeros(len(state.movies), np.int64)
-    for movie in movie_totals(state, slugs, watching):
+    for movie in filter(None, movie_totals(state, slugs, watching)):
         facts["movie", movie.slug] = (
             movie.watch_ms,
             movie.viewers,
@@ -63,7 +63,7 @@ def facts_of_state(state: State) -> Facts:
 
 
 def _facts_of_user(state: State, user: str) -> Facts:
-    totals = user_totals(state, user)
+    (totals,) = user_totals(state, [user])
     if totals is None or not totals.movies:
         return {}
     pages: list[str] = []

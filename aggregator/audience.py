@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from aggregator.memory import grown
 from aggregator.rules import WATCHING_NOW_MS
 from kernels import live
+from kernels.compiler import frozen
 from kernels.live import Counted
 from kernels.tables import Tables
 
@@ -15,9 +16,9 @@ Int64s = NDArray[np.int64]
 class Audience:
     """Streams whose last event is at most a minute old, by movie.
 
-    Asking looks at what was marked since someone asked before, and in each 64 rows once
-    their oldest event that counts is too old: some 10 ns for each event and viewer, however
-    often someone asks.
+    Asking looks at what was marked since someone asked before, and at each 64 rows once
+    their oldest event that counts is too old: some 10 ns for each event, however many
+    watch; besides at two numbers for each 64 rows.
     """
 
     def __init__(self) -> None:
@@ -37,14 +38,14 @@ class Audience:
         live.mark_all(tables, self._since_t)
 
     def by_movie(self, tables: Tables, now_ms: int, movies: int) -> Int64s:
-        """How many streams, of each of so many movies."""
+        """How many streams, of each of so many movies; to be read before the next call."""
         since_t = max(now_ms - WATCHING_NOW_MS, 0)
         if since_t < self._since_t:  # the clock stepped back after someone had asked
             live.mark_all(tables, since_t)
         self._since_t = since_t
         self._by_movie = grown(self._by_movie, movies)
         live.count(tables, self.pairs, self.streams, since_t, self._by_movie)
-        return self._by_movie[:movies].copy()
+        return frozen(self._by_movie[:movies])
 
 
 def _none() -> Counted:

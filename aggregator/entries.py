@@ -92,9 +92,8 @@ def read(
 ) -> Iterator[Found]:
     """As `log.replay`; raises `DamagedError` also for records that cannot be decoded.
 
-    What is wrong with commands, or the names of a batch, shows when these are decoded.
-    The record `up_to` is the last. Records that cannot hold the name `naming` are passed
-    over.
+    What is wrong with the names of a batch shows when it is decoded. The record `up_to`
+    is the last. Records that cannot hold the name `naming` are passed over.
     """
     for run in log.replay(folder, owner, after_sequence, repair):
         wanted = _wanted(run, up_to, naming)

@@ -398,7 +398,9 @@ class Shard:
         # Those who ask for statistics together share them.
         stats = b""
         if standing is not None:
-            stats = _encoder.encode(self._statistics.of(state, standing))
+            # By the same clock: to ask of an earlier time takes a look at all there is.
+            watching_now = int(view.watching_now.sum())
+            stats = _encoder.encode(self._statistics.of(state, watching_now, standing))
         return [
             msgspec.Raw(stats if isinstance(query, StatsQuery) else next(answers))
             for query in queries
@@ -409,7 +411,6 @@ class Shard:
 
     def _standing(self) -> Standing:
         return Standing(
-            now_ms=self._now_ms(),
             applied_sequence=self._applied_sequence,
             snapshot_sequence=self._checkpoints.sequence,
             snapshot_ms=self._checkpoints.received_ms,

@@ -32,9 +32,8 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a shard has come, at a moment by its clock."""
+    """How far a shard has come."""
 
-    now_ms: int
     applied_sequence: int
     #: The last record in the snapshot, and when it was received.
     snapshot_sequence: int
@@ -62,7 +61,7 @@ class Statistics:
         tails = log.broken_tails(self._folders.log)
         return Files(log.sizes(self._folders.log), len(tails), self._stored())
 
-    def of(self, state: State, standing: Standing) -> ShardStats:
+    def of(self, state: State, watching_now: int, standing: Standing) -> ShardStats:
         """Nothing may change `state` meanwhile."""
         files = standing.files
         stored = files.stored
@@ -74,7 +73,7 @@ class Statistics:
             movies=len(hashes),
             pairs=int(state.totals[PAIRS]),
             streams=int(state.totals[STREAMS]),
-            watching_now=int(state.watching_now(standing.now_ms).sum()),
+            watching_now=watching_now,
             watch_ms=int(state.movies["watch_ms"].sum()),
             events=state.events,
             events_taken=self.taken.total,

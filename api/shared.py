@@ -7,6 +7,7 @@ from typing import cast
 
 from sanic import HTTPResponse, Request
 
+from aggregator.errors import NoAnswerError
 from api.answer import JsonAnswer
 
 Handler = Callable[..., Awaitable[HTTPResponse]]
@@ -30,6 +31,7 @@ class Shared:
         if answer is None:
             before = self._making.get(question)
             answer = asyncio.create_task(self._make(question, make, before))
+            answer.add_done_callback(_take_error)
             (self._making if before is None else self._next)[question] = answer
         return await asyncio.shield(answer)
 
@@ -43,10 +45,17 @@ class Shared:
             await asyncio.wait([before])
             self._making[question] = self._next.pop(question)
         try:
+            if before is not None and isinstance(error := _take_error(before), NoAnswerError):
+                raise error  # what waits for a shard that is away has waited enough
             return await make()
         finally:
             if question not in self._next:
                 del self._making[question]
+
+
+def _take_error(answer: asyncio.Task[bytes]) -> BaseException | None:
+    """So that none is said to be lost where all who asked have gone."""
+    return None if answer.cancelled() else answer.exception()
 
 
 def shared(handler: Handler) -> Handler:

@@ -211,7 +211,10 @@ def last_t(tables: Tables, rows: Int64s) -> Int64s:
 
 @kernel
 def empty(tables: Tables, rows: Int64s) -> int:
-    """Makes pairs as they are before the first change; how many streams they had."""
+    """Makes pairs as they are before the first change; how many streams they had.
+
+    These are marked, so that they no longer count as watched.
+    """
     emptied = 0
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]

@@ -67,12 +67,12 @@ def _count(
 ) -> None:
     rows = tables.streams.size[0] if has_session else tables.pairs.size[0]
     for word in range((rows + 63) >> 6):  # of arrays that may be far longer
-        marked, counted, oldest_t = known.marked[word], known.counted[word], known.oldest_t[word]
-        is_due = oldest_t < since_t
-        looked_at = marked | counted if is_due else marked
-        if looked_at == _ZERO:
+        marked, oldest_t = known.marked[word], known.oldest_t[word]
+        if marked == _ZERO and oldest_t >= since_t:
             continue
-        if is_due:
+        counted, looked_at = known.counted[word], marked
+        if oldest_t < since_t:
+            looked_at |= counted
             oldest_t = np.int64(LATE)
         for i in range(64):
             bit = _ONE << np.uint64(i)

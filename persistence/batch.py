@@ -297,7 +297,7 @@ class EncodedBatches:
             raise BatchError("not an encoded batch: its length is no multiple of 8")
         if first % _ALIGNMENT_BYTES:
             data = frozen(data.copy())
-        words = data.view(np.int32)
+        words, sizes = data.view(np.int32), np.ascontiguousarray(sizes)
         present, bad = kernels.heads(words, starts // words.itemsize, sizes, VERSION, events)
         if bad >= 0:
             start, size = int(starts[bad]), int(sizes[bad])

@@ -28,6 +28,7 @@ from aggregator.messages import (
     encode_queries,
 )
 from aggregator.shard import Shard
+from kernels import live
 from persistence import log
 from persistence.batch import Batch
 from persistence.errors import DamagedError
@@ -412,6 +413,31 @@ def test_a_replay_forgets_the_ids_that_were_forgotten_live(tmp_path: Path) -> No
         crash(shard)
         shard = Shard(settings, clock)
         assert facts_of_state(state_of(shard)) == before
+        await shard.close()
+
+    asyncio.run(run())
+
+
+def test_statistics_and_movies_of_a_frame_are_of_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an earlier one had all pairs looked at."""
+
+    class Running(Clock):
+        def __call__(self) -> int:
+            self.now_ms += 1
+            return self.now_ms
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Running())
+        await send(shard, 1, [Event("u", "m", 1.0)])
+        monkeypatch.setattr(live, "mark_all", lambda *_: pytest.fail("all are looked at"))
+        for _ in range(2):
+            movies, stats, again = await ask(
+                shard, MoviesQuery(["m"]), StatsQuery(), MoviesQuery(["m"])
+            )
+            assert movies == again
+            assert movies[0]["watching_now"] == stats["watching_now"] == 1
         await shard.close()
 
     asyncio.run(run())

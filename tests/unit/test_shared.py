@@ -1,6 +1,7 @@
 """Those who ask the same at once share an answer, which is never older than a question."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import cast
@@ -8,6 +9,7 @@ from typing import cast
 import pytest
 from sanic import HTTPResponse, Request
 
+from aggregator.errors import ShardsUnavailableError
 from api.answer import JsonAnswer
 from api.shared import Shared, shared
 
@@ -100,6 +102,52 @@ def test_an_error_is_for_those_who_shared_it_alone() -> None:
         assert await asyncio.gather(*waiting) == [b"1"] * 2
 
     run(scenario)
+
+
+def test_who_waited_for_a_shard_that_is_away_does_not_wait_again() -> None:
+    async def scenario(answers: Shared, source: Source) -> None:
+        async def fail() -> bytes:
+            await source.let.acquire()
+            raise ShardsUnavailableError({0: "away"})
+
+        asked = [asyncio.create_task(answers.get("q", fail))]
+        await settle()
+        asked += [asyncio.create_task(answers.get("q", source)) for _ in range(2)]
+        await settle()
+        source.let.release()
+        errors = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(error) for error in errors] == [ShardsUnavailableError] * 3
+        assert source.begun == 0
+        source.let.release()
+        assert await answers.get("q", source) == b"1"
+
+    run(scenario)
+
+
+def test_no_error_is_said_to_be_lost_when_all_who_asked_have_gone() -> None:
+    said: list[str] = []
+
+    async def scenario(answers: Shared, source: Source) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, c: said.append(c["message"]))
+
+        async def fail() -> bytes:
+            await source.let.acquire()
+            raise ValueError("no")
+
+        asked = [asyncio.create_task(answers.get("q", fail))]
+        await settle()
+        asked.append(asyncio.create_task(answers.get("q", fail)))
+        await settle()
+        for gone in asked:
+            gone.cancel()
+        await settle()
+        for _ in asked:
+            source.let.release()
+        await settle()
+        gc.collect()
+
+    run(scenario)
+    assert said == []
 
 
 def test_a_handler_answers_each_question_once_at_a_time() -> None:

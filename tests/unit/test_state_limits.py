@@ -1,9 +1,11 @@
 """What clients may send without a shard writing where it may not, or taking for ever."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +17,7 @@ from aggregator.intmap import IntMap
 from aggregator.recent import RecentHashes
 from aggregator.reference import Reference
 from aggregator.rules import Rules
+from aggregator.shard import Shard
 from aggregator.state import State
 from aggregator.tables import tables_of
 from api import warm_up as api_warm_up
@@ -24,7 +27,7 @@ from kernels.watching import MERGED_FROM
 from persistence.batch import Batch
 from persistence.strings import Strings
 from tests.comparison import facts_of_reference, facts_of_state
-from tests.shards import NOW_MS
+from tests.shards import NOW_MS, Clock, crash, send, settings_of, state_of
 
 
 @pytest.mark.parametrize("far_s", [300, 3_000, 100_000])
@@ -135,13 +138,34 @@ def _kernels(module: ModuleType) -> dict[str, int]:
     }
 
 
+def signatures() -> dict[str, int]:
+    modules = [module for name, module in sys.modules.items() if name.startswith("kernels.")]
+    return {name: count for module in modules for name, count in _kernels(module).items()}
+
+
 def test_a_warm_up_leaves_nothing_to_be_compiled_for_a_request() -> None:
     warm_up.warm_up()
     api_warm_up.warm_up()
-    modules = [module for name, module in sys.modules.items() if name.startswith("kernels.")]
-    signatures = {name: count for module in modules for name, count in _kernels(module).items()}
-    assert len(signatures) > 30
-    assert [name for name, count in signatures.items() if not count] == []
+    assert len(signatures()) > 30
+    assert [name for name, count in signatures().items() if not count] == []
+
+
+def test_a_warm_up_leaves_nothing_to_be_compiled_for_a_recovery(tmp_path: Path) -> None:
+    warm_up.warm_up()
+
+    async def run() -> None:
+        settings = settings_of(tmp_path)
+        shard = Shard(settings, Clock())
+        for sequence in range(1, 4):
+            await send(shard, sequence, [Event("u", "m", 1.0), Event("v", "m", 2.0, "tv", "id")])
+        crash(shard)
+        before = signatures()
+        shard = Shard(settings, Clock())
+        assert state_of(shard).events == 4
+        assert signatures() == before
+        await shard.close()
+
+    asyncio.run(run())
 
 
 def test_without_a_folder_that_can_be_written_kernels_still_compile() -> None:

@@ -8,7 +8,7 @@ from aggregator.rules import Rules
 from aggregator.state import State
 from kernels.compiler import loading
 from kernels.watching import MERGED_FROM
-from persistence.batch import Batch, Encoded
+from persistence.batch import Batch, Encoded, EncodedBatches
 from persistence.records import Record, Run
 from persistence.strings import Strings
 
@@ -24,7 +24,9 @@ def warm_up() -> None:
     frame = Encoded.of(batch.encode())
     frame.check()
     Encoded.join([frame, frame])
-    Run.at(Record(1, _NOW_MS, 1, 1, frame.encoded).encode(1), 0, 1)
+    run = Run.at(Record(1, _NOW_MS, 1, 1, frame.encoded).encode(1), 0, 1)
+    assert run is not None
+    EncodedBatches.of(run.content, run.rows["start"], run.rows["size"])
     loaded = State(Rules())
     loaded.load_arrow(state.to_arrow(), state.extra())
     row = loaded.pair_row("u", "m")

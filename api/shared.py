@@ -1,4 +1,4 @@
-"""One answer for all who ask the same at once, as many do for the front page's movies."""
+"""One answer for all who ask the same at once, as many do for the top movies."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable

@@ -226,7 +226,7 @@ def empty(tables: Tables, rows: Int64s) -> int:
         while at != NONE:
             stream = tables.streams.rows[at]
             if streams.last_t(stream) != NONE:
-                live.mark(tables, at, at)
+                live.mark(tables, rows[i], at)
                 emptied += 1
             streams.put(stream, NONE, 0, 0)
             stream.been_from = stream.been_to = 0

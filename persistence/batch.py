@@ -22,7 +22,9 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import accumulate, count, islice, pairwise
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -267,9 +269,11 @@ class Encoded:
         """All events in order, as one batch, without decoding each; raises `BatchError`."""
         if len(batches) == 1:
             return batches[0].decode()
+        data = np.frombuffer(b"".join([batch.encoded for batch in batches]), np.uint8)
         sizes = np.array([len(batch.encoded) for batch in batches])
-        data = b"".join([batch.encoded for batch in batches])
-        return EncodedBatches.of(data, sizes.cumsum() - sizes, sizes).join()
+        events = np.array([batch.events for batch in batches])
+        present = reduce(or_, [batch.present for batch in batches])
+        return EncodedBatches(data, sizes.cumsum() - sizes, sizes, events, present).join()
 
 
 @dataclass(slots=True)

@@ -13,7 +13,13 @@ _asked = False
 
 
 def install() -> None:
-    """Has SIGINT and SIGTERM end the start."""
+    """Has SIGINT and SIGTERM end the start, however long that takes.
+
+    Ray's handler for SIGTERM, which comes before ours once Ray has begun to start, sets
+    an alarm that aborts the process 3 s later: it is kept from all threads.
+    https://github.com/ray-project/ray/pull/64830
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     for number in SIGNALS:
         signal.signal(number, _ask)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -29,6 +29,29 @@ def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:
         assert done.stdout == "stopped\n"
 
 
+#: As Ray's handler leaves it before it calls the one that was there.
+_ALARMED = """
+import os, signal, time
+from api import stopping
+stopping.install()
+signal.alarm(1)
+try:
+    os.kill(os.getpid(), signal.{signal})
+except KeyboardInterrupt:
+    time.sleep(1.5)
+    print("stopped")
+"""
+
+
+def test_a_stop_that_takes_longer_than_ray_would_wait_is_not_cut_short() -> None:
+    for number in ("SIGINT", "SIGTERM"):
+        script = _ALARMED.format(signal=number)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout == "stopped\n"
+
+
 #: One that comes while one program makes way for the next.
 _HANDOVER = """
 import os, signal

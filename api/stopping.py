@@ -23,10 +23,16 @@ def install() -> None:
     for number in SIGNALS:
         signal.signal(number, _ask)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    check()
 
 
 def keep() -> None:
-    """Keeps what comes for `install`, also across the start of another program in this process."""
+    """Keeps what comes for `install`, also across the start of another program in this process.
+
+    A thread that was there before, such as one of numpy's, blocks nothing: what it gets is noted.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _note)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -42,7 +48,11 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def _ask(_number: int, _frame: FrameType | None) -> None:
+def _note(_number: int, _frame: FrameType | None) -> None:
     global _asked  # noqa: PLW0603 - signals are the process' own
     _asked = True
+
+
+def _ask(number: int, frame: FrameType | None) -> None:
+    _note(number, frame)
     raise KeyboardInterrupt

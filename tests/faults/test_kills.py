@@ -224,10 +224,19 @@ def stop_in_order(service: Service) -> None:
 
 
 def heeds(process: psutil.Process, number: signal.Signals) -> bool:
-    """Whether the signal does more than end it: it is handled, or kept for later."""
+    """Whether the signal does more than end it: it is handled, or kept for later.
+
+    Which is not what it seems while a thread is made: all signals are blocked then.
+    """
     status = Path(f"/proc/{process.pid}/status").read_text()
-    found = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)$", status, re.MULTILINE)
-    return any(int(mask, 16) & 1 << number - 1 for mask in found)
+    masks = dict(re.findall(r"^Sig(Blk|Cgt):\s*(\w+)$", status, re.MULTILINE))
+    blocked, caught = (signals_of(masks[name]) for name in ("Blk", "Cgt"))
+    return number in caught or (number in blocked and signal.SIGUSR1 not in blocked)
+
+
+def signals_of(mask: str) -> set[signal.Signals]:
+    """Those whose bits are set, as /proc writes them."""
+    return {number for number in signal.Signals if int(mask, 16) & 1 << number - 1}
 
 
 def stop_while_it_starts(service: Service) -> None:

@@ -75,6 +75,33 @@ def test_a_stop_between_two_programs_is_kept_for_the_second() -> None:
         assert done.stdout == "kept\nstopped\n"
 
 
+#: A signal for the process goes to any thread that does not block it.
+_BESIDE_A_THREAD = """
+import os, signal, threading
+from api import stopping
+over = threading.Event()
+thread = threading.Thread(target=over.wait, daemon=True)
+thread.start()
+stopping.keep()
+os.kill(os.getpid(), signal.{signal})
+print("kept")
+try:
+    stopping.install()
+except KeyboardInterrupt:
+    print("stopped")
+over.set()
+"""
+
+
+def test_a_stop_that_another_thread_gets_is_kept_as_well() -> None:
+    for number in ("SIGINT", "SIGTERM"):
+        script = _BESIDE_A_THREAD.format(signal=number)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout == "kept\nstopped\n"
+
+
 _IMPATIENT = """
 import os, signal
 from api import stopping

@@ -1,5 +1,6 @@
 """The Ray actor around a shard. Ray places it, restarts it and finds it by name."""
 
+from aggregator import collector
 from aggregator.shard_settings import ShardSettings
 
 
@@ -11,9 +12,10 @@ class ShardActor:
 
     def __init__(self, settings: ShardSettings, socket_folder: str, log_level: str) -> None:
         """As `ShardHost`."""
-        from aggregator.host import ShardHost  # noqa: PLC0415 - see above
+        with collector.paused():
+            from aggregator.host import ShardHost  # noqa: PLC0415 - see above
 
-        self._host = ShardHost(settings, socket_folder, log_level)
+            self._host = ShardHost(settings, socket_folder, log_level)
 
     async def handle(self, frame: bytes) -> bytes:
         """As `ShardHost.handle`."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from aggregator import environment
+from aggregator import collector, environment
 from aggregator.logs import configure
 from api import __version__, stopping
 from api.settings import Settings
@@ -31,7 +31,8 @@ def serve(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -
     environment.prepare(embedded=settings.ray_address is None)
     with contextlib.suppress(KeyboardInterrupt):
         stopping.keep()  # an import that is interrupted may swallow it
-        from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
+        with collector.paused():
+            from api import server  # noqa: PLC0415 - it imports Ray, which reads the environment then
 
         stopping.install()
         try:

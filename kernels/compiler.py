@@ -6,7 +6,6 @@ that it calls; so what it made is kept in a folder named after all sources of th
 
 import contextlib
 import ctypes
-import gc
 import hashlib
 import mmap
 import os
@@ -90,12 +89,8 @@ def allocating_helper(function: F) -> F:
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """While kernels are loaded: what makes them up stays, so no one looks for what may go."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    """While kernels are loaded; the compiler is let go of after."""
+    yield
     with contextlib.suppress(psutil.Error, OSError, AttributeError):  # not all systems tell
         _let_go_of_llvm()
 

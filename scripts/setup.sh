@@ -46,8 +46,9 @@ fi
 : >.venv/unfinished
 rm -f .venv/*.stamp
 
+# Python compiles what is imported when it first is; most never are.
 pip() {
-    .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check "$@"
+    .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile "$@"
 }
 
 echo "setup: installing $requirements into .venv, this takes a minute or so"
@@ -55,14 +56,9 @@ pip --require-hashes -r "$requirements" ||
     fail "pip could not install $requirements, see above" \
         "if that was the network: check it, or the proxy (HTTPS_PROXY), and run make again"
 
-echo "setup: compiling the kernels, this takes half a minute or so"
-.venv/bin/python -m aggregator.warm_up &
-state=$!
 # The build backend is among the requirements, so this step downloads nothing.
 pip --no-deps --no-build-isolation --editable . ||
     fail "pip could not install the project itself, see above"
-.venv/bin/python -m api.warm_up || fail "could not compile the kernels, see above"
-wait "$state" || fail "could not compile the kernels, see above"
 
 rm .venv/unfinished
 for stamp in "$@"; do

@@ -2,6 +2,9 @@
 #   PYTHON=/path/to/python3  the interpreter for a new .venv (else the best one on the PATH)
 #   ARGS="--port 9000"       options passed on to the command that the target runs
 
+# Else each of many processes compiles all modules for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help serve test soak lint browser format bench lock clean
 
 KERNELS = .venv/aggregator.kernels .venv/api.kernels

@@ -183,4 +183,5 @@ def _load_table(folder: Path, name: str, file: TableFile) -> pa.Table:
         raise DamagedError(path, 0, f"the table cannot be read ({error.strerror})") from error
     if len(content) != file.bytes or zlib.crc32(content) != file.crc32:
         raise DamagedError(path, 0, "the table is not what the manifest says")
-    return pq.read_table(pa.BufferReader(content))
+    # `read_table`, made for many files, takes four times as long for a small one.
+    return pq.ParquetFile(pa.BufferReader(content)).read()

@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -185,4 +186,5 @@ def _all_bytes(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix != ".parquet":
         return content
-    return content + repr(pq.read_table(path, use_threads=False).to_pydict()).encode()
+    table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    return content + repr(table.to_pydict()).encode()

@@ -6,7 +6,7 @@ They would take a third of a start's processor time or more, and 265 MiB. Ray ha
 from typing import Any
 
 import ray
-from ray._private import node, ray_constants, services
+from ray._private import node, ray_constants, services, utils
 
 _raylet: Any = ray._raylet
 
@@ -50,7 +50,13 @@ def _command(component: str, *arguments: Any, **options: Any) -> list[str]:
     return _IDLE if component in _AGENTS else _command_of(component, *arguments, **options)
 
 
+def _dashboard_error() -> ImportError:
+    """Ray would load all that its dashboard needs, to see whether it is there."""
+    return ImportError("there is no dashboard")
+
+
 def install() -> None:
     """Has `ray.init` start no others in this process."""
     node.Node = _Node  # type: ignore[misc]
     services._build_python_executable_command_memory_profileable = _command
+    utils.get_dashboard_dependency_error = _dashboard_error

@@ -46,8 +46,9 @@ fi
 : >.venv/unfinished
 rm -f .venv/*.stamp
 
+# Python compiles what is imported when it first is; most never are.
 pip() {
-    .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check "$@"
+    .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile "$@"
 }
 
 echo "setup: installing $requirements into .venv, this takes a minute or so"

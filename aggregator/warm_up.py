@@ -6,7 +6,7 @@ from aggregator import erasure
 from aggregator.answers import history, progress_of, retention
 from aggregator.rules import Rules
 from aggregator.state import State
-from kernels.compiler import loading
+from kernels import compiler
 from kernels.watching import MERGED_FROM
 from persistence.batch import Batch, Encoded, EncodedBatches
 from persistence.records import Record, Run
@@ -15,7 +15,6 @@ from persistence.strings import Strings
 _NOW_MS = 1_000_000_000_000
 
 
-@loading()
 def warm_up() -> None:
     """Has each kernel of a state work once, on a state that is thrown away."""
     state = State(Rules())
@@ -43,6 +42,7 @@ def warm_up() -> None:
     loaded.pairs.reserve(10_000)
     for user in ("u", "v"):
         erasure.erase(loaded, user, None)
+    compiler.let_go()
 
 
 def _batch() -> Batch:

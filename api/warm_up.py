@@ -9,7 +9,7 @@ from aggregator.event import Part, to_batch
 from aggregator.router import shards_of
 from api.arrow_intake import parse_arrow
 from api.intake import COLUMNS_BYTES_MIN, parse_json, parse_ndjson
-from kernels.compiler import loading
+from kernels import compiler
 from persistence.batch import Batch, Encoded
 
 _EVENT = b'{"user":"u","slug":"m","at":1.5,"session":"s","id":"%d","ts":1,"duration":9}'
@@ -17,7 +17,6 @@ _EVENTS = [_EVENT % number for number in range(COLUMNS_BYTES_MIN // len(_EVENT) 
 _LIMIT_BYTES = 1 << 20
 
 
-@loading()
 def warm_up() -> None:
     """Takes in events in each way, for no shard."""
     array, lines = b"[" + b",".join(_EVENTS) + b"]", b"\n".join(_EVENTS)
@@ -35,6 +34,7 @@ def warm_up() -> None:
     Encoded.join([Encoded.of(encoded)] * 2)
     for part in parts:
         to_batch([part])
+    compiler.let_go()
 
 
 def _arrow_stream() -> bytes:

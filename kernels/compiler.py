@@ -9,7 +9,7 @@ import ctypes
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,16 +87,13 @@ def allocating_helper(function: F) -> F:
     return compiled
 
 
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """While kernels are loaded; the compiler is let go of after."""
-    yield
+def let_go() -> None:
+    """Frees 50 MiB once kernels are loaded: LLVM's code stays in its file, should it be needed."""
     with contextlib.suppress(psutil.Error, OSError, AttributeError):  # not all systems tell
         _let_go_of_llvm()
 
 
 def _let_go_of_llvm() -> None:
-    """Frees 50 MiB: LLVM's code is not needed again; where it is, its file still has it."""
     c_library = ctypes.CDLL(None)
     for area in psutil.Process().memory_maps(grouped=False):
         if "llvmlite" in area.path and area.perms.startswith("r-x"):

@@ -3,6 +3,23 @@
 import subprocess
 import sys
 
+import pytest
+
+SIGNALS = pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+
+
+def said(script: str, number: str) -> str:
+    """By a process of its own that runs `script`, with `{signal}` in it the one called `number`."""
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(signal=number)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
 #: A library that swallows the interrupt, as Ray does at times while it connects.
 _START = """
 import os, signal
@@ -20,13 +37,9 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:
-    for number in ("SIGINT", "SIGTERM"):
-        script = _START.format(signal=number)
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert done.stdout == "stopped\n"
+@SIGNALS
+def test_an_interrupt_that_was_swallowed_is_raised_again(number: str) -> None:
+    assert said(_START, number) == "stopped\n"
 
 
 #: As Ray's handler leaves it before it calls the one that was there.
@@ -43,13 +56,9 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_stop_that_takes_longer_than_ray_would_wait_is_not_cut_short() -> None:
-    for number in ("SIGINT", "SIGTERM"):
-        script = _ALARMED.format(signal=number)
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert done.stdout == "stopped\n"
+@SIGNALS
+def test_a_stop_that_takes_longer_than_ray_would_wait_is_not_cut_short(number: str) -> None:
+    assert said(_ALARMED, number) == "stopped\n"
 
 
 #: One that comes while one program makes way for the next.
@@ -66,40 +75,39 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_stop_between_two_programs_is_kept_for_the_second() -> None:
-    for number in ("SIGINT", "SIGTERM"):
-        script = _HANDOVER.format(signal=number)
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert done.stdout == "kept\nstopped\n"
+@SIGNALS
+def test_a_stop_between_two_programs_is_kept_for_the_second(number: str) -> None:
+    assert said(_HANDOVER, number) == "kept\nstopped\n"
 
 
-#: A signal for the process goes to any thread that does not block it.
+#: A signal for the process goes to any thread that does not block it, in its own time.
 _BESIDE_A_THREAD = """
-import os, signal, threading
+import os, signal, threading, time
 from api import stopping
-over = threading.Event()
-thread = threading.Thread(target=over.wait, daemon=True)
-thread.start()
+
+def is_known():
+    try:
+        stopping.check()
+    except KeyboardInterrupt:
+        return True
+    return False
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()
 stopping.keep()
 os.kill(os.getpid(), signal.{signal})
+while not is_known():
+    time.sleep(0.001)
 print("kept")
 try:
     stopping.install()
 except KeyboardInterrupt:
     print("stopped")
-over.set()
 """
 
 
-def test_a_stop_that_another_thread_gets_is_kept_as_well() -> None:
-    for number in ("SIGINT", "SIGTERM"):
-        script = _BESIDE_A_THREAD.format(signal=number)
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert done.stdout == "kept\nstopped\n"
+@SIGNALS
+def test_a_stop_that_another_thread_gets_is_kept_as_well(number: str) -> None:
+    assert said(_BESIDE_A_THREAD, number) == "kept\nstopped\n"
 
 
 _IMPATIENT = """
@@ -114,10 +122,6 @@ print("goes on")
 """
 
 
-def test_once_it_stops_another_signal_changes_nothing() -> None:
-    for number in ("SIGINT", "SIGTERM"):
-        script = _IMPATIENT.format(signal=number)
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert done.stdout == "goes on\n"
+@SIGNALS
+def test_once_it_stops_another_signal_changes_nothing(number: str) -> None:
+    assert said(_IMPATIENT, number) == "goes on\n"

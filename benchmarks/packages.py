@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from rich import get_console
 
-from benchmarks.peers import stores
-from benchmarks.subjects import NAMES, POSTGRES, REDIS_ALWAYS, REDIS_EVERYSEC
+from benchmarks.peers import positions, stores
+from benchmarks.subjects import NAMES, POSITIONS, POSTGRES, REDIS_ALWAYS, REDIS_EVERYSEC
 
 #: By package manager; -y and the like, because nobody is asked.
 INSTALL = {
@@ -81,6 +81,9 @@ def prepare(install: bool = True) -> Packages:
     if POSTGRES not in without and os.geteuid() == 0 and stores.user_for_root() is None:
         without.add(POSTGRES)
         sentences.append("postgres is not measured: it refuses root, and there is no user for it")
+    if REDIS not in missing and not positions.can_install():
+        programs = ", ".join(positions.PROGRAMS)
+        sentences.append(f"{POSITIONS} is not measured: it needs {programs}")
     return Packages(
         tuple(name for name in NAMES if name not in without), tuple(sentences), WRK not in missing
     )

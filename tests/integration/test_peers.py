@@ -339,6 +339,8 @@ def test_where_there_is_no_npm_positions_are_not_measured(
     with closing(Bench(folder, subjects.NAMES, 1, 1, True)) as bench:
         assert bool(positions.plan(bench)) == (missing is None)
     assert not [*folder.iterdir()]
+    missed = packages.prepare(install=False).missing
+    assert any(each.startswith("positions") for each in missed) == (missing is not None)
 
 
 def test_where_npm_fails_its_reason_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

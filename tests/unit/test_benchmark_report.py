@@ -19,6 +19,7 @@ from benchmarks.bench import Bench, Group, Step
 from benchmarks.load import Throughput
 from benchmarks.machine import Machine, this_machine
 from benchmarks.measurements import COMMON_HALF, OWN_HALF, Case, Measurement, Results, Run
+from benchmarks.peers import stores
 from benchmarks.subjects import NAMES, PARSE, PLAYHEAD, Subject
 from benchmarks.targets import TARGETS, Place, Target
 from benchmarks.workloads import WORKLOADS
@@ -42,8 +43,9 @@ def single(subject: str, connections: int, *rates: float) -> list[Measurement]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Everything is there, and nothing is started."""
+    monkeypatch.setattr(stores, "program", lambda name: name)
     bench = Bench(tmp_path, NAMES, rounds=3, seconds=1, is_quick=False)
     yield bench
     bench.close()

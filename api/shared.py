@@ -33,7 +33,8 @@ class Shared:
             answer = asyncio.create_task(self._make(question, make, before))
             answer.add_done_callback(_take_error)
             (self._making if before is None else self._next)[question] = answer
-        return await asyncio.shield(answer)
+        await asyncio.wait([answer])  # unlike a shield, it tells no one of an error that is taken
+        return answer.result()
 
     async def _make(
         self,

@@ -19,9 +19,9 @@ if not (3, 11) <= sys.version_info < (3, 15): sys.exit(1)
 print(sys._base_executable)" 2>/dev/null
 }
 
-# The newest first, but 3.14 behind those that the tests have been run with.
+# The newest first.
 find_python() {
-    candidates=${PYTHON:-python3.13 python3.12 python3.11 python3.14 python3 python}
+    candidates=${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3 python}
     for candidate in $candidates; do
         python=$(interpreter "$candidate" ensurepip) && return
     done

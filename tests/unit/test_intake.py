@@ -170,7 +170,7 @@ def test_keys_in_values_and_in_nested_objects_are_not_given_twice() -> None:
         b'{"user":"u","slug":"m","at":1,"unknown":"\xff"}',
         b'{"user":"a\x01","slug":"m","at":1}',
         b"[" * 100_000,
-        b'{"user":"u","slug":"m","at":1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"user":"u","slug":"m","at":1,"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}",
     ],
     ids=lambda body: repr(body[:30]),
 )

@@ -39,7 +39,7 @@ from aggregator.messages import (
 )
 
 #: Frames this large have nothing to gain from growing.
-FRAME_EVENTS_MAX = 50_000
+FRAME_EVENTS_MAX = 20_000
 FRAME_QUERIES_MAX = 10_000
 FRAME_COMMANDS_MAX = 1_000
 #: Where so many events have come one by one, each so soon after the reply to the one before, they

@@ -21,8 +21,11 @@ from persistence.batch import Encoded
 COUNTED_TOGETHER_MIN = 256
 #: So many events take longer to count than it takes to have another thread do it.
 COUNTED_BESIDE_MIN = 1_000
-#: What is not counted has grown to so many: it is counted before more is answered.
-COUNTED_BESIDE_MAX = 100_000
+#: What is not counted has grown to so many: it is counted before more is answered, as whoever
+#: asks waits for it.
+COUNTED_BESIDE_MAX = 40_000
+#: With so many at least, whoever asks has a turn before more are counted.
+COUNTED_AT_ONCE = 10_000
 
 
 class Tally:
@@ -37,7 +40,9 @@ class Tally:
         """`give_up` ends the process: what was answered cannot be counted."""
         self._state = state
         self._give_up = give_up
-        self._guard = threading.RLock()
+        self._guard = threading.Lock()
+        #: Held by whoever comes next.
+        self._gate = threading.Lock()
         #: When each was received, and its duplicates.
         self._uncounted: deque[tuple[Encoded, int, NDArray[np.bool_]]] = deque()
         #: How many events were ever added, by the shard's thread, and counted, behind the lock.
@@ -51,8 +56,8 @@ class Tally:
         if batch.has_hashes:
             duplicate = self._state.find_duplicates(batch.decode(), received_ms)
             duplicates = duplicate.nonzero()[0].tolist()
-        self._added += len(batch)
         self._uncounted.append((batch, received_ms, duplicate))
+        self._added += len(batch)  # only now, as others count up to here
         return duplicates
 
     @property
@@ -69,13 +74,15 @@ class Tally:
 
     @contextmanager
     def current(self) -> Iterator[State]:
-        """The state with all counted that was added.
+        """The state with all counted that has been added.
 
         Nothing else changes it meanwhile, but for the hashes of `add`, in `recent`: what these
         are only the shard's thread may read.
         """
-        with self._guard:
-            self._count_all()
+        added = self._added
+        with self._turn():
+            while self._counted < added:
+                self._count_some()
             yield self._state
 
     def close(self) -> None:
@@ -85,17 +92,37 @@ class Tally:
     def _uncounted_events(self) -> int:
         return self._added - self._counted
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The lock, for each in the order of coming: whoever counts asks for it again at once."""
+        with self._gate:
+            self._guard.acquire()
+        try:
+            yield
+        finally:
+            self._guard.release()
+
     def _count_all(self) -> None:
-        """What was added and is not counted."""
-        with self._guard:
-            uncounted = [self._uncounted.popleft() for _ in range(len(self._uncounted))]
-            if not uncounted:
-                return
-            batches, received_ms, duplicate = zip(*uncounted, strict=True)
-            try:
-                batch = Encoded.join(batches)
-                received = np.repeat(received_ms, list(map(len, batches)))
-                self._state.count(batch, received, np.concatenate(duplicate))
-                self._counted += len(batch)
-            except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
-                self._give_up(error)
+        """What has been added and is not counted."""
+        added = self._added
+        while self._counted < added:
+            with self._turn():
+                self._count_some()
+
+    def _count_some(self) -> None:
+        """The oldest batches that are not counted, if there are any. Have the lock."""
+        taken: list[tuple[Encoded, int, NDArray[np.bool_]]] = []
+        events = 0
+        while self._uncounted and events < COUNTED_AT_ONCE:
+            taken.append(self._uncounted.popleft())
+            events += len(taken[-1][0])
+        if not taken:
+            return
+        batches, received_ms, duplicate = zip(*taken, strict=True)
+        try:
+            batch = Encoded.join(batches)
+            received = np.repeat(received_ms, list(map(len, batches)))
+            self._state.count(batch, received, np.concatenate(duplicate))
+            self._counted += events
+        except Exception as error:  # noqa: BLE001 - what was acknowledged must be counted
+            self._give_up(error)

@@ -1,4 +1,4 @@
-"""The answer to a request that went well: JSON."""
+"""Answers as bytes; those to requests that went well are JSON."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -7,6 +7,7 @@ from typing import Any
 from sanic import HTTPResponse
 from sanic.compat import Header
 from sanic.headers import format_http1_response
+from sanic.helpers import has_message_body
 
 _TYPE = (b"content-type", b"application/json")
 _END = b"\r\n"
@@ -45,8 +46,22 @@ def encoded_answer(
     return first + _last_headers(len(body), keep_alive) + body
 
 
+def encoded_response(response: HTTPResponse, keep_alive: bool) -> bytes:
+    """What Sanic would send."""
+    if isinstance(response, JsonAnswer):
+        return response.encode(keep_alive)
+    headers, body = response.headers, response.body or b""
+    if has_message_body(response.status):  # type: ignore[no-untyped-call]
+        headers["content-length"] = len(body)
+    else:
+        body = b""
+        headers.pop("content-length", None)
+    headers["connection"] = "keep-alive" if keep_alive else "close"
+    return format_http1_response(response.status, response.processed_headers) + body
+
+
 def with_headers(encoded: bytes, headers: Mapping[str, str]) -> bytes:
-    """An answer from `encoded_answer` with more headers."""
+    """An answer with more headers."""
     first_line, rest = encoded.split(_END, 1)
     lines = [first_line, *(f"{name}: {value}".encode() for name, value in headers.items())]
     return _END.join([*lines, rest])

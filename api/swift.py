@@ -18,12 +18,10 @@ from typing import Any, NamedTuple, cast
 from sanic import HTTPResponse, Request
 from sanic.compat import Header
 from sanic.exceptions import SanicException, ServiceUnavailable
-from sanic.headers import format_http1_response
-from sanic.helpers import has_message_body
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
-from api.answer import JsonAnswer, with_headers
+from api.answer import encoded_response, with_headers
 from api.direct import Awaited, routes_of
 from api.protocol import BoundedProtocol
 
@@ -221,7 +219,7 @@ class SwiftProtocol(BoundedProtocol):
             request, _ = cast(Any, self._route(directly.first_line, directly.plain))
             response = self._error(request, error)
             response.headers.update(headers)
-            encoded = _encoded(response, keep_alive)
+            encoded = encoded_response(response, keep_alive)
         self._reply(encoded, keep_alive)
 
     def _go_on(self, begun: _Begun, data: bytes) -> None:
@@ -263,9 +261,9 @@ class SwiftProtocol(BoundedProtocol):
         try:
             for middleware in middlewares.response_middleware:
                 await middleware(request, response)
-            encoded = _encoded(response, keep_alive)
+            encoded = encoded_response(response, keep_alive)
         except Exception as error:  # noqa: BLE001 - as above
-            encoded = _encoded(self._error(request, error), keep_alive)
+            encoded = encoded_response(self._error(request, error), keep_alive)
         self._reply(encoded, keep_alive)
 
     async def _response(
@@ -314,16 +312,3 @@ def read_headers(lines: bytes) -> PlainHeaders | None:
         return None
     are_bare = headers.get("content-type", _JSON) == _JSON and not _READ & headers.keys()
     return PlainHeaders(headers, int(lengths[0]), are_bare)
-
-
-def _encoded(response: HTTPResponse, keep_alive: bool) -> bytes:
-    if isinstance(response, JsonAnswer):
-        return response.encode(keep_alive)
-    headers, body = response.headers, response.body or b""
-    if has_message_body(response.status):  # type: ignore[no-untyped-call]
-        headers["content-length"] = len(body)
-    else:
-        body = b""
-        headers.pop("content-length", None)
-    headers["connection"] = "keep-alive" if keep_alive else "close"
-    return format_http1_response(response.status, response.processed_headers) + body

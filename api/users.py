@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import cast
 
@@ -32,7 +32,7 @@ from aggregator.messages import (
 )
 from aggregator.router import Router
 from api import documentation as doc
-from api.answer import encoded_answer
+from api.answer import encoded_answer, encoded_response
 from api.context import credits_positions, router
 from api.direct import Awaited
 from api.parameters import body_of, cursor, if_versions, name_of, pair_of, place, whole_number
@@ -148,8 +148,17 @@ def _begin_progress(router: Router, body: bytes, user: str, slug: str) -> Awaite
 
 
 def _encode_progress(query: ProgressQuery, encoded: msgspec.Raw) -> bytes:
-    found = _found(query.user, query.slug, decode_answer(query, encoded))
+    progress = decode_answer(query, encoded)
+    if progress is None:
+        return _encoded_unknown_pair()
+    found = progress_answer(query.user, query.slug, progress)
     return encoded_answer(encode(found), [(b"ETag", _etag(found).encode())])
+
+
+@lru_cache(maxsize=1)
+def _encoded_unknown_pair() -> bytes:
+    """Of each movie, players ask before there is anything to know."""
+    return encoded_response(_unknown_pair().response(), keep_alive=True)
 
 
 @blueprint.get("/<user:str>/movies/<slug:str>", ctx_begin=_begin_progress)

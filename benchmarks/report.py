@@ -51,6 +51,7 @@ BY_SUBJECT: dict[str, tuple[Column, ...]] = {
 #: Tables of one row a subject, figures side by side.
 BY_FIGURE: dict[str, tuple[Column, ...]] = {
     "sustained": (EVENTS, *PERCENTILES[:2], MEMORY),
+    "busy": (EVENTS, *PERCENTILES, ERRORS),
     "mixed": (REQUESTS, *PERCENTILES, ERRORS),
     "resources": (
         EVENTS,

@@ -4,11 +4,12 @@ Each makes its plan without starting anything; the steps start what they need.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from benchmarks import exactness, growth, positions, queries, request_file, traffic
+from benchmarks import exactness, growth, load, positions, queries, request_file, traffic
 from benchmarks.bench import Bench, Group, Plan, Step
 from benchmarks.measurements import COMMON_HALF, OWN_HALF, Case, Figures
 from benchmarks.peers import parse
@@ -29,6 +30,8 @@ EVENTS_A_QUESTION = 9
 SUSTAINED_ROUNDS = 10
 #: At a fixed rate, so that few waits are long.
 OPEN_LOOP_ROUNDS = 2
+#: Beside batches, which begin before they count and end after.
+QUESTIONS_PER_S, BUSY_ROUNDS = 200, 2
 MIB = 1 << 20
 
 
@@ -107,6 +110,33 @@ def sustained(bench: Bench) -> Plan:
     return [bench.rounds_of([bench.step(PLAYHEAD, case, measure, SUSTAINED_ROUNDS)])]
 
 
+def busy(bench: Bench) -> Plan:
+    """Questions at a fixed rate, while batches come as fast as they are answered."""
+
+    def measure(name: str, size: int) -> Figures:
+        subject, sent = bench.subject(name), _batch_file(bench, "JSON", size)
+        asked = bench.file("progress", queries.QUERIES["progress"])
+        with ThreadPoolExecutor(1) as asking:
+            waited = asking.submit(load.at_rate, subject.url, asked, QUESTIONS_PER_S, bench.seconds)
+            figures = bench.loaded_in_batches(subject, sent, BATCH_CONNECTIONS, BUSY_ROUNDS)
+        outcome = waited.result()
+        return {
+            "events_per_second": figures["events_per_second"],
+            "p50_ms": outcome.p50_ms,
+            "p99_ms": outcome.p99_ms,
+            "p999_ms": outcome.p999_ms,
+            "errors": figures["errors"] + outcome.errors,
+        }
+
+    return [
+        bench.rounds_of(
+            bench.step(name, {"events": size}, partial(measure, name, size), BUSY_ROUNDS)
+            for name in bench.with_events()
+        )
+        for size in BATCH_SIZES
+    ]
+
+
 def mixed(bench: Bench) -> Plan:
     """Nine events, then a question of where a player is."""
 
@@ -181,6 +211,7 @@ WORKLOADS = (
     Workload("singles", singles),
     Workload("batches", batches),
     Workload("sustained", sustained),
+    Workload("busy", busy),
     Workload("mixed", mixed),
     Workload("resources", resources),
     Workload("open_loop", open_loop),

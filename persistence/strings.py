@@ -47,6 +47,7 @@ class Strings:
         sizes: NDArray[np.int64],
     ) -> list["Strings"]:
         """Several that lie one after the other, of so many strings and bytes each."""
+        offsets, data = frozen(offsets), frozen(data)  # and so is each part
         parts = []
         first = start = 0
         for length, size in zip(lengths.tolist(), sizes.tolist(), strict=True):

@@ -38,7 +38,7 @@ from aggregator.messages import (
     encode_queries,
 )
 
-#: Frames this large have nothing to gain from growing.
+#: Frames this large gain little from growing, and questions wait until they are counted.
 FRAME_EVENTS_MAX = 20_000
 FRAME_QUERIES_MAX = 10_000
 FRAME_COMMANDS_MAX = 1_000

@@ -24,7 +24,7 @@ COUNTED_BESIDE_MIN = 1_000
 #: What is not counted has grown to so many: it is counted before more is answered, as whoever
 #: asks waits for it.
 COUNTED_BESIDE_MAX = 40_000
-#: With so many at least, whoever asks has a turn before more are counted.
+#: Counted in a turn, and the rest of the last batch of them; then whoever waits has one.
 COUNTED_AT_ONCE = 10_000
 
 
@@ -94,7 +94,7 @@ class Tally:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """The lock, for each in the order of coming: whoever counts asks for it again at once."""
+        """The lock. Without the gate, whoever counts would take it again before a waiter wakes."""
         with self._gate:
             self._guard.acquire()
         try:
@@ -107,19 +107,18 @@ class Tally:
         added = self._added
         while self._counted < added:
             with self._turn():
-                self._count_some()
+                if self._counted < added:  # still
+                    self._count_some()
 
     def _count_some(self) -> None:
-        """The oldest batches that are not counted, if there are any. Have the lock."""
+        """The oldest batches that are not counted, of which there are some. Have the lock."""
         taken: list[tuple[Encoded, int, NDArray[np.bool_]]] = []
         events = 0
         while self._uncounted and events < COUNTED_AT_ONCE:
             taken.append(self._uncounted.popleft())
             events += len(taken[-1][0])
-        if not taken:
-            return
-        batches, received_ms, duplicate = zip(*taken, strict=True)
         try:
+            batches, received_ms, duplicate = zip(*taken, strict=True)
             batch = Encoded.join(batches)
             received = np.repeat(received_ms, list(map(len, batches)))
             self._state.count(batch, received, np.concatenate(duplicate))

@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         MOTD=False,
         AUTO_EXTEND=False,
         FALLBACK_ERROR_FORMAT="json",
-        DEPRECATION_FILTER="ignore",  # of Python's, by Sanic: nothing that an operator can mend
+        DEPRECATION_FILTER="ignore",  # Sanic's use of old Python: no operator can mend it
     )
     app.ctx.settings = settings
     app.ctx.shared = Shared()

@@ -33,7 +33,7 @@ class Shared:
             answer = asyncio.create_task(self._make(question, make, before))
             answer.add_done_callback(_take_error)
             (self._making if before is None else self._next)[question] = answer
-        await asyncio.wait([answer])  # unlike a shield, it tells no one of an error that is taken
+        await asyncio.wait([answer])  # a shield would log an error if the caller has gone
         return answer.result()
 
     async def _make(

@@ -157,7 +157,7 @@ def _encode_progress(query: ProgressQuery, encoded: msgspec.Raw) -> bytes:
 
 @lru_cache(maxsize=1)
 def _encoded_unknown_pair() -> bytes:
-    """Of each movie, players ask before there is anything to know."""
+    """The 404. It is kept, as players ask of each movie before there is anything to know."""
     return encoded_response(_unknown_pair().response(), keep_alive=True)
 
 

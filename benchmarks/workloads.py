@@ -30,7 +30,7 @@ EVENTS_A_QUESTION = 9
 SUSTAINED_ROUNDS = 10
 #: At a fixed rate, so that few waits are long.
 OPEN_LOOP_ROUNDS = 2
-#: Beside batches, which begin before they count and end after.
+#: Questions are counted in one of the rounds for which batches come beside them.
 QUESTIONS_PER_S, BUSY_ROUNDS = 200, 2
 MIB = 1 << 20
 

@@ -31,8 +31,10 @@ with_deps=
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "browser: no Chromium found that can be driven, installing it with apt-get"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get -qq update &&
-        apt-get -qq install -y --no-install-recommends chromium libatomic1 >/dev/null
+    apt-get -qq update
+    for package in libatomic1 chromium; do  # a system may have one of them only
+        apt-get -qq install -y --no-install-recommends $package >/dev/null
+    done
     have_both && exit
     with_deps=--with-deps
 fi

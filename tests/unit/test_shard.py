@@ -321,7 +321,7 @@ def test_what_was_answered_is_counted_for_whoever_asks(
         while not ended.is_set():
             before = acknowledged[0]
             seen.append((before, events_of(shard, "u")))
-            time.sleep(0.001)  # the interpreter's lock hardly ever goes to who is slow to wake up
+            time.sleep(0.001)  # else the shard's thread hardly ever has the interpreter's lock
         return seen
 
     async def run() -> None:

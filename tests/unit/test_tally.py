@@ -92,13 +92,17 @@ def test_who_asks_has_a_turn_before_more_is_counted(counted: Counted, tallied: T
 def test_who_asks_does_not_wait_for_what_is_added_meanwhile(
     counted: Counted, tallied: Tally
 ) -> None:
-    counted.before = lambda: tallied.add(batch(2), 0)
-    tallied.add(batch(2), 0)
+    for _ in range(2):
+        tallied.add(batch(2), 0)
+    tallied.count_soon()
+    until(lambda: len(counted.calls) == 1)
+    asker = ask(tallied)
+    for _ in range(2):
+        tallied.add(batch(2), 0)
     counted.let.release(2)
-    with tallied.current():
-        assert counted.calls == [("MainThread", 2)]
-    with tallied.current():
-        assert counted.calls == [("MainThread", 2)] * 2
+    asker.join(TIMEOUT_S)
+    assert not asker.is_alive()
+    assert [size for _, size in counted.calls] == [2, 2]
 
 
 def test_small_batches_are_counted_together(counted: Counted, tallied: Tally) -> None:

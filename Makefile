@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help serve test soak lint browser format bench lock clean
 
 KERNELS = .venv/aggregator.kernels .venv/api.kernels
-TOGETHER = @$(MAKE) --no-print-directory --jobs 3
+TOGETHER = @$(MAKE) --no-print-directory --silent --jobs 3
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, cast
 
-import numpy as np
 import pytest
 
 from aggregator import tally
@@ -118,6 +117,6 @@ def test_a_batch_that_cannot_be_counted_ends_all(counted: Counted, tallied: Tall
         raise ArithmeticError
 
     counted.before = fail
-    assert tallied.add(batch(1), np.iinfo(np.int64).max) == []
+    tallied.add(batch(1), 0)
     with pytest.raises(ArithmeticError), tallied.current():
         pass

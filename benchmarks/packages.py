@@ -82,8 +82,8 @@ def prepare(install: bool = True) -> Packages:
         without.add(POSTGRES)
         sentences.append("postgres is not measured: it refuses root, and there is no user for it")
     if REDIS not in missing and not positions.can_install():
-        programs = ", ".join(positions.PROGRAMS)
-        sentences.append(f"{POSITIONS} is not measured: it needs {programs}")
+        absent = " and no ".join(filter(lambda name: not stores.program(name), positions.PROGRAMS))
+        sentences.append(f"{POSITIONS} is not measured: there is no {absent}; install Node.js")
     return Packages(
         tuple(name for name in NAMES if name not in without), tuple(sentences), WRK not in missing
     )

@@ -19,7 +19,6 @@ if not (3, 11) <= sys.version_info < (3, 15): sys.exit(1)
 print(sys._base_executable)" 2>/dev/null
 }
 
-# The newest first.
 find_python() {
     candidates=${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3 python}
     for candidate in $candidates; do

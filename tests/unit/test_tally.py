@@ -22,12 +22,13 @@ class Counted:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
         self.let = threading.Semaphore(0)
-        self.before: Callable[[], object] = lambda: None
+        self.error: Exception | None = None
 
     def count(self, batch: Batch, received_ms: Any, duplicate: Any) -> None:
         assert len(batch) == len(received_ms) == len(duplicate)
         self.calls.append((threading.current_thread().name, len(batch)))
-        self.before()
+        if self.error is not None:
+            raise self.error
         assert self.let.acquire(timeout=TIMEOUT_S)
 
 
@@ -113,10 +114,7 @@ def test_small_batches_are_counted_together(counted: Counted, tallied: Tally) ->
 
 
 def test_a_batch_that_cannot_be_counted_ends_all(counted: Counted, tallied: Tally) -> None:
-    def fail() -> None:
-        raise ArithmeticError
-
-    counted.before = fail
+    counted.error = ArithmeticError()
     tallied.add(batch(1), 0)
     with pytest.raises(ArithmeticError), tallied.current():
         pass

@@ -35,7 +35,6 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
         GRACEFUL_SHUTDOWN_TIMEOUT=GRACE_S,
         ACCESS_LOG=False,
         MOTD=False,
-        AUTO_EXTEND=False,
         FALLBACK_ERROR_FORMAT="json",
         DEPRECATION_FILTER="ignore",  # Sanic's use of old Python: no operator can mend it
     )
@@ -43,6 +42,6 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     app.ctx.shared = Shared()
     for module in (pages, events, movies, users, watching, live, operating, metrics):
         app.blueprint(module.blueprint)
-    documentation.install(app)
+    app.blueprint(documentation.page)
     cors.install(app, settings.cors_origins)
     return app

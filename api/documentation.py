@@ -4,18 +4,15 @@ Schemas come from the structs that answers are encoded from, so they cannot
 differ from what is sent. The page is Swagger UI, from a package, not a network.
 """
 
+import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
 from sanic import Blueprint, HTTPResponse, Request, Sanic
-from sanic.response import html
-from sanic_ext import Extend, openapi
-from sanic_ext.extensions.openapi.builders import OperationStore, SpecificationBuilder
-from sanic_ext.extensions.openapi.definitions import Parameter, Response
-from sanic_ext.extensions.openapi.extension import OpenAPIExtension
-from sanic_ext.extensions.openapi.types import Schema
+from sanic.response import html, raw
 from swagger_ui_bundle import swagger_ui_path
 
 from aggregator.event import Event
@@ -24,14 +21,31 @@ from api.examples import ANSWERS
 from api.problems import CONTENT_TYPE, Problem
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+_Object = dict[str, Any]
+
+#: The version of OpenAPI that Swagger UI and most generators of clients know.
+_OPENAPI = "3.0.3"
+_SCHEMAS = "#/components/schemas/{name}"
+_INFO = {
+    "title": "playhead",
+    "version": __version__,
+    "description": "Watch time and resume points from player heartbeats. "
+    "Positions and amounts are seconds, times RFC 3339 in UTC, errors RFC 9457.",
+    "license": {"name": "Apache-2.0"},
+}
+#: In the path of a route: a parameter's name and its type.
+_PARAMETER = re.compile(r"<(\w+):\w+>")
+
+_NULL, _INTEGER, _NUMBER = ({"type": name} for name in ("null", "integer", "number"))
 
 _referenced: set[type[msgspec.Struct]] = set()
+_operations: dict[Callable[..., Any], _Object] = {}
 
 
 def reference(struct: type[msgspec.Struct]) -> dict[str, str]:
     """A schema that is that of `struct`."""
     _referenced.add(struct)
-    return {"$ref": f"#/components/schemas/{struct.__name__}"}
+    return {"$ref": _SCHEMAS.format(name=struct.__name__)}
 
 
 _EVENT = {"user": "username", "slug": "show_slug", "at": 4500}
@@ -81,7 +95,7 @@ def operation(
     answer: type[msgspec.Struct] | None = None,
     text: str | None = None,
     status: int = 200,
-    body: dict[str, Any] | None = None,
+    body: _Object | None = None,
     path: Mapping[str, str] | None = None,
     query: Mapping[str, tuple[Any, Any]] | None = None,
     headers: tuple[str, ...] = (),
@@ -95,57 +109,62 @@ def operation(
     neither. `path` and `cookies` give an example a parameter; `query` a type or the
     choices, and the default or, for a required one, an example.
     """
-    examples = {"path": path or {}, "cookie": cookies or {}}
-    parameters: list[Any] = [
-        Parameter(name, _text(example), location, required=True)
-        for location, of_location in examples.items()
-        for name, example in of_location.items()
+    # Headers have no example: a page that fills in the same key each time would make duplicates.
+    parameters = [
+        *(_parameter(name, "path", _text(of)) for name, of in (path or {}).items()),
+        *(_parameter(name, "cookie", _text(of)) for name, of in (cookies or {}).items()),
+        *(_parameter(name, "query", _query(*of)) for name, of in (query or {}).items()),
+        *(_parameter(name, "header", {"type": "string"}) for name in headers),
     ]
-    parameters += [Parameter(name, _query(*about)) for name, about in (query or {}).items()]
-    # Without an example: a page that fills in the same key each time would make duplicates.
-    parameters += [Parameter(name, openapi.String(), "header") for name in headers]
-    content: dict[str, Any] = {}
-    if answer is not None:
-        content = {text or "application/json": {"schema": reference(answer)}}
-        if answer in ANSWERS:
-            content[text or "application/json"]["example"] = msgspec.to_builtins(ANSWERS[answer])
-    elif text is not None:
-        content = {text: {"schema": {"type": "string"}}}
-    responses = [Response(content, status, "Done")] + [
-        Response({CONTENT_TYPE: _problem(status)}, status, _PROBLEMS[status]) for status in problems
-    ]
-    document: Callable[[Handler], Handler] = openapi.definition(
-        summary=summary,
-        description=" ".join(description.split()),
-        parameter=parameters,
-        response=responses,
-    )
+    responses = {str(status): {"description": "Done", "content": _content(answer, text)}}
+    responses |= {str(status): _problem(status) for status in problems}
+    described: _Object = {
+        "summary": summary,
+        "description": " ".join(description.split()),
+        "parameters": parameters,
+        "responses": responses,
+    }
+    if body is not None:
+        described["requestBody"] = {"content": body, "required": True}
 
     def decorate(handler: Handler) -> Handler:
-        if body is not None:
-            # The library's own decorator would wrap the handler, at a cost for each request.
-            OperationStore()[handler].body(body, required=True)
-        return document(handler)
+        _operations[handler] = described
+        return handler
 
     return decorate
 
 
-def _problem(status: int) -> dict[str, Any]:
+def _parameter(name: str, location: str, schema: _Object) -> _Object:
+    required = location in ("path", "cookie")
+    return {"name": name, "in": location, "required": required, "schema": schema}
+
+
+def _content(answer: type[msgspec.Struct] | None, text: str | None) -> _Object:
+    if answer is None:
+        return {} if text is None else {text: {"schema": {"type": "string"}}}
+    shown: _Object = {"schema": reference(answer)}
+    if answer in ANSWERS:
+        shown["example"] = msgspec.to_builtins(ANSWERS[answer])
+    return {text or "application/json": shown}
+
+
+def _problem(status: int) -> _Object:
     title, detail = HTTPStatus(status).phrase, _PROBLEMS[status]
     example = msgspec.to_builtins(Problem("about:blank", title, status, detail))
-    return {"schema": reference(Problem), "example": example}
+    content = {CONTENT_TYPE: {"schema": reference(Problem), "example": example}}
+    return {"description": detail, "content": content}
 
 
-def _text(example: str) -> Schema:
-    return openapi.String(example=example)
+def _text(example: str) -> _Object:
+    return {"type": "string", "example": example}
 
 
-def _query(kind: Any, default: Any) -> Schema:
+def _query(kind: Any, default: Any) -> _Object:
     if kind is int:
-        return openapi.Integer(default=default)
+        return {"type": "integer", "default": default}
     if kind is str:
-        return openapi.String() if default is None else _text(default)
-    return openapi.String(enum=list(kind), default=default)
+        return {"type": "string"} if default is None else _text(default)
+    return {"type": "string", "enum": list(kind), "default": default}
 
 
 _PAGE = """<!doctype html>
@@ -170,44 +189,48 @@ for asset in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"):
 
 
 @page.get("/docs")
-@openapi.exclude()
 async def docs(_: Request) -> HTTPResponse:
     return html(_PAGE)
 
 
-class _OfflineOpenAPI(OpenAPIExtension):
-    """The specification alone; the extension's own pages load their scripts from elsewhere."""
-
-    name = "offline"
-
-    def label(self) -> str:
-        return ""
+@page.get("/openapi.json")
+async def specification(request: Request) -> HTTPResponse:
+    return raw(_specification(request.app), content_type="application/json")
 
 
-def install(app: Sanic[Any, Any]) -> None:
-    """Serves /docs and /openapi.json."""
-    app.config.update(
-        API_TITLE="playhead",
-        API_VERSION=__version__,
-        API_DESCRIPTION="Watch time and resume points from player heartbeats. "
-        "Positions and amounts are seconds, times RFC 3339 in UTC, errors RFC 9457.",
-        API_LICENSE_NAME="Apache-2.0",
-    )
-    app.blueprint(page)
-    Extend(
-        app,
-        extensions=[_OfflineOpenAPI],
-        built_in_extensions=False,
-        config={
-            "oas_url_prefix": "",
-            "oas_ui_swagger": False,
-            "oas_ui_redoc": False,
-            "oas_ui_default": None,
-            "oas_autodoc": False,
-        },
-    )
-    _, components = msgspec.json.schema_components(
-        _referenced, ref_template="#/components/schemas/{name}"
-    )
-    for name, schema in components.items():
-        SpecificationBuilder().add_component("schemas", name, schema)
+@lru_cache(maxsize=1)
+def _specification(app: Sanic[Any, Any]) -> bytes:
+    """The document, in JSON: all routes of `app` whose handlers say what they do."""
+    paths: dict[str, _Object] = {}
+    for route in app.router.routes:
+        if route.handler in _operations:
+            _, group, name = route.name.split(".")
+            path = paths.setdefault("/" + _PARAMETER.sub(r"{\1}", route.path), {})
+            for method in map(str.lower, route.methods):
+                identity = {"operationId": f"{method}~{group}.{name}", "tags": [group]}
+                path[method] = identity | _operations[route.handler]
+    _, schemas = msgspec.json.schema_components(_referenced, ref_template=_SCHEMAS)
+    components = {"schemas": _plain(schemas)}
+    document = {"openapi": _OPENAPI, "info": _INFO, "paths": paths, "components": components}
+    return msgspec.json.encode(document)
+
+
+def _plain(schema: Any) -> Any:
+    """A JSON Schema as this version of OpenAPI has it, which knows no type `null`."""
+    if isinstance(schema, list):
+        return [_plain(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _plain(value) for key, value in schema.items()}
+    if "anyOf" in schema:
+        schema |= _choice(schema.pop("anyOf"))
+    return schema
+
+
+def _choice(schemas: list[_Object]) -> _Object:
+    """Any of `schemas`, in as few words."""
+    left = [schema for schema in schemas if schema != _NULL]
+    if _NUMBER in left:
+        left = [schema for schema in left if schema != _INTEGER]  # it is a number, too
+    nullable = {"nullable": True} if _NULL in schemas else {}
+    return (left[0] if len(left) == 1 and "$ref" not in left[0] else {"anyOf": left}) | nullable

@@ -391,6 +391,26 @@ def test_every_route_documents_itself(server: Playhead) -> None:
     assert set(references) <= set(document["components"]["schemas"])
 
 
+def test_schemas_are_what_generators_of_clients_know(server: Playhead) -> None:
+    """OpenAPI 3.0 has no type `null`, and a property that may be null says so beside its type."""
+    document = server.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.0")
+    assert '"null"' not in json.dumps(document)
+    schemas = document["components"]["schemas"]
+    assert schemas["ProgressAnswer"]["properties"]["resume_at"] == {
+        "type": "number",
+        "nullable": True,
+    }
+    assert schemas["MovieAnswer"]["properties"]["completions"] == {
+        "type": "integer",
+        "nullable": True,
+    }
+    assert schemas["UserAnswer"]["properties"]["watch_seconds"] == {"type": "number"}
+    described = schemas["Event"]["properties"]["session"]
+    assert described["type"] == "string"
+    assert described["nullable"]
+
+
 def test_the_examples_in_the_documentation_work(server: Playhead) -> None:
     document = server.get("/openapi.json").json()
     operations = [

@@ -50,8 +50,10 @@ pip() {
     .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-compile "$@"
 }
 
-echo "setup: installing $requirements into .venv, this takes a minute or so"
-pip --require-hashes -r "$requirements" ||
+echo "setup: installing $requirements into .venv, this takes half a minute or so"
+sed -n '/^pip==/,/[^\\]$/p' "$requirements" >.venv/pip.txt  # the one that installs all the others
+pip --require-hashes -r .venv/pip.txt &&
+    pip --require-hashes -r "$requirements" ||
     fail "pip could not install $requirements, see above" \
         "if that was the network: check it, or the proxy (HTTPS_PROXY), and run make again"
 

@@ -24,6 +24,7 @@ from aggregator.retention import Retention, pages_each
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
 from aggregator.runs import Runs
 from aggregator.table import IndexedTable, Table
+from aggregator.visits import Visits
 from kernels import lists, names, progress, watching
 from kernels.compiler import frozen
 from kernels.pairs import begin_pair
@@ -77,6 +78,7 @@ class State:
         self.hours = Hours(hours_kept_days)
         self.runs = Runs(lambda: self.tables)
         self.retention = Retention()
+        self.visits = Visits(lambda: self.tables)
         self.recent = RecentHashes()
         self.audience = Audience()
         #: How many users, pairs and streams exist, as in `kernels.tables`.
@@ -94,7 +96,8 @@ class State:
     @property
     def tables(self) -> Tables:
         """All tables as kernels take them, until one of them grows."""
-        pairs, streams, pages = self.pairs, self.streams, self.retention.pages
+        pairs, streams = self.pairs, self.streams
+        pages, visits = self.retention.pages, self.visits.pages
         closed, hours = self.runs.closed, self.hours_of_pairs
         return Tables(
             pairs=Indexed(pairs.rows, pairs.size, pairs.slots),
@@ -106,6 +109,8 @@ class State:
             movies=self.movies.rows,
             pages=Indexed(pages.rows, pages.size, pages.index.slots),
             buckets=self.retention.buckets,
+            visits=Indexed(visits.rows, visits.size, visits.index.slots),
+            looked_at=self.visits.looked_at,
             live_pairs=self.audience.pairs.marked,
             live_streams=self.audience.streams.marked,
             totals=self.totals,
@@ -214,28 +219,33 @@ class State:
         )
         pages = pages_each(self.rules.max_gap_ms)
         at_once = max(_PAGES_AT_ONCE // pages, 1)
-        for start in range(0, len(batch), at_once):
-            end = min(start + at_once, len(batch))
+        at = 0
+        while at < len(batch):
+            end = min(at + at_once, len(batch))
             for table in (self.pairs, self.pairs.more, self.runs.closed, self.hours_of_pairs):
-                table.reserve(end - start)
+                table.reserve(end - at)
             if has_sessions:
-                self.streams.reserve(end - start)
-            self.retention.reserve((end - start) * pages)
-            self._reserve_marks(end - start)
-            self._count_some(events, start, end)
+                self.streams.reserve(end - at)
+            self.retention.reserve((end - at) * pages)
+            self.visits.reserve(end - at, self.rules.max_gap_ms)
+            self._reserve_marks(end - at)
+            at = self._count_some(events, at, end)
         counted = received[~duplicate]
         if len(counted):  # what has no effect, as stored events do not know of it
             self.hours.fold(int(counted[-1]))
 
-    def _count_some(self, events: watching.Batch, start: int, end: int) -> None:
-        """Counts the events from `start` to before `end`, for which there is room."""
-        effects = watching.Effects(*np.empty((5, end - start), np.int64))
-        self.order, credited, merging = watching.count(
+    def _count_some(self, events: watching.Batch, start: int, end: int) -> int:
+        """Counts events from `start` to before `end`, for which there is room; where it ended."""
+        effects = watching.Effects(*np.empty((6, end - start), np.int64))
+        counted, self.order, credited, merging, crowded = watching.count(
             self._settings, self.tables, events, effects, start, end, self.order
         )
         self.hours.add(*(column[:credited] for column in effects[1:4]))
         if merging:
             self.runs.merge(np.unique(effects.merging[:merging]))
+        if crowded:
+            self.visits.begin(np.unique(effects.crowded[:crowded]))
+        return counted
 
     def _reserve_marks(self, rows: int) -> None:
         """Makes room for so many more."""
@@ -287,6 +297,7 @@ class State:
         lists.link(pairs.rows, len(pairs), owners, self.users["first_pair"])
         self._load_streams(tables["streams"])
         self.runs.load_arrow(tables, pairs)
+        self.visits.begin_all()
         counted = tables["retention"]  # which says how far it goes
         self.retention.load_arrow(counted)
         movies, ends = counted["movie"].to_numpy(), counted["bucket"].to_numpy() + 1

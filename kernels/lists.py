@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import live, narrow, pair_index, streams
+from kernels import live, narrow, pair_index, streams, visits
 from kernels.compiler import allocating_helper, helper, kernel
 from kernels.intmap import insert
 from kernels.pairs import (
@@ -19,7 +19,7 @@ from kernels.pairs import (
     watch_ms_of,
 )
 from kernels.retention import find_bucket
-from kernels.rows import BUCKET_MS, NONE
+from kernels.rows import BUCKET_MS, NONE, VISITED_BUCKETS
 from kernels.tables import Table, Tables
 from kernels.watching import stream_key
 
@@ -191,6 +191,59 @@ def uncount_runs(tables: Tables, rows: Int64s) -> None:
 
 
 @kernel
+def many_runs(tables: Tables, more_than: int) -> Int64s:
+    """The pairs that have more streams and runs than so many."""
+    pairs = tables.pairs.size[0]
+    count = 0
+    for row in range(pairs):
+        count += _runs(tables, row) > more_than
+    found, count = np.empty(count, np.int64), 0
+    for row in range(pairs):
+        if _runs(tables, row) > more_than:
+            found[count], count = row, count + 1
+    return found
+
+
+@helper
+def _runs(tables: Tables, row: int) -> int:
+    """How many streams and closed runs a pair has."""
+    more = tables.more.rows[more_row(tables.pairs.rows[row])]
+    count = np.int64(1)
+    if more.runs != NONE:
+        count += tables.runs.rows[more.runs].rank
+    at = more.streams
+    while at != NONE:
+        count, at = count + 1, tables.streams.rows[at].next
+    return count
+
+
+@kernel
+def visited_pages(tables: Tables, rows: Int64s) -> int:
+    """How many pages of visits pairs need."""
+    pages, page_ms = np.int64(0), VISITED_BUCKETS * BUCKET_MS
+    for row in rows:
+        start, end = intervals(tables, row)
+        counted = np.int64(0)  # up to this page
+        for k in range(len(start)):
+            stop = (end[k] - 1) // page_ms + 1
+            pages += max(stop - max(start[k] // page_ms, counted), 0)
+            counted = max(counted, stop)
+    return pages
+
+
+@kernel
+def enter_visits(tables: Tables, rows: Int64s) -> None:
+    """Gives pairs visits, for whose pages there is room."""
+    for row in rows:
+        pair = tables.pairs.rows[row]
+        tables.more.rows[more_row(pair)].has_visits = True
+        start, end = intervals(tables, row)
+        for k in range(len(start)):
+            for bucket in range(start[k] // BUCKET_MS, (end[k] - 1) // BUCKET_MS + 1):
+                visits.enter(tables.visits, row, bucket)
+
+
+@kernel
 def count_plays(tables: Tables, movie: int, first: Int64s, stop: Int64s, plays: Int64s) -> None:
     """Adds plays to ranges of buckets; those where there are any to add have been counted."""
     for i in range(len(first)):
@@ -229,8 +282,9 @@ def empty(tables: Tables, rows: Int64s) -> int:
                 live.mark(tables, rows[i], at)
                 emptied += 1
             streams.put(stream, NONE, 0, 0)
-            stream.been_from = stream.been_to = 0
             at = stream.next
+        if more.has_visits:
+            visits.forget(tables.visits, rows[i], np.int64(tables.movies[pair.movie].buckets))
         release(tables.runs, more.runs)
         release(tables.pair_hours, pair.hours)
         empty_pair(pair)

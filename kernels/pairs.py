@@ -98,14 +98,15 @@ def empty_pair(pair: Any) -> None:
 @helper
 def empty_more(more: Any) -> None:
     """As `empty_pair`."""
-    more.watch_ms = more.duration_ms = more.events = 0
+    more.watch_ms = more.events = 0
+    narrow.put(more.duration_ms, 0)
     narrow.put(more.furthest_ms, 0)
     narrow.put(more.last_at, 0)
     narrow.put(more.completed_t, NONE)
     narrow.put(more.last_t, NONE)
     more.runs = NONE
     more.views = more.changes = 0
-    more.begun_again = more.hidden = False
+    more.begun_again = more.hidden = more.has_visits = False
 
 
 @helper

@@ -2,12 +2,15 @@
 
 import numpy as np
 
-from kernels import intmap, narrow, streams
+from kernels import intmap, narrow, streams, visits
 from kernels.ahead import fetch
 from kernels.compiler import helper
 from kernels.pairs import more_row, nameless_last
 from kernels.rows import BUCKET_MS, NONE, PAGE_BUCKETS
 from kernels.tables import Tables
+
+#: A pair gets visits when more of its runs were looked at; visits take no more memory than these.
+LOOKED_AT_MAX = 16
 
 
 @helper
@@ -23,8 +26,7 @@ def lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) ->
     while bucket < stop:
         counted = tables.buckets[_bucket_row(tables, tables.pairs.rows[row].movie, bucket)]
         counted.plays += 1
-        counted.viewers += not _has_been(tables, row, bucket)
-        _widen(tables, row, bucket)
+        counted.viewers += _is_first(tables, row, bucket)
         bucket += 1
 
 
@@ -70,47 +72,41 @@ def fetch_bucket(tables: Tables, movie: int, at: int) -> None:
 
 
 @helper
-def _has_been(tables: Tables, row: int, bucket: int) -> bool:
-    """Whether any run of a pair covers some of a bucket."""
+def _is_first(tables: Tables, row: int, bucket: int) -> bool:
+    """Whether no run of a pair covers some of a bucket yet, which one is about to."""
+    if tables.more.rows[more_row(tables.pairs.rows[row])].has_visits:
+        return visits.enter(tables.visits, row, bucket)
+    has_been, looked_at = _look(tables, row, bucket)
+    if looked_at > LOOKED_AT_MAX:
+        tables.looked_at[0] = looked_at
+    return not has_been
+
+
+@helper
+def _look(tables: Tables, row: int, bucket: int) -> tuple[bool, int]:
+    """Whether any run of a pair covers some of a bucket, and how many were looked at."""
     start, end = bucket * BUCKET_MS, (bucket + 1) * BUCKET_MS
     pair = tables.pairs.rows[row]
     more = tables.more.rows[more_row(pair)]
     run_start, last_at = narrow.value(pair.run_start), nameless_last(pair, more)[1]
     if _covers(run_start, last_at, start, end):
-        return True
-    at = more.streams
-    if at != NONE:
-        newest = tables.streams.rows[at]
-        if newest.been_from <= bucket < newest.been_to:
-            return True
+        return True, 1
+    looked_at, at = 1, more.streams
     while at != NONE:
         stream = tables.streams.rows[at]
         run_start, last_at = streams.open_run(stream)
+        looked_at += 1
         if _covers(run_start, last_at, start, end):
-            return True
+            return True, looked_at
         at = stream.next
     at = more.runs
     while at != NONE:
         run = tables.runs.rows[at]
+        looked_at += 1
         if _covers(run.start, run.end, start, end):
-            return True
+            return True, looked_at
         at = run.next
-    return False
-
-
-@helper
-def _widen(tables: Tables, row: int, bucket: int) -> None:
-    """Notes where a pair with sessions has been: looking through many of them takes long."""
-    at = tables.more.rows[more_row(tables.pairs.rows[row])].streams
-    if at == NONE:
-        return
-    newest = tables.streams.rows[at]
-    if newest.been_to == 0:
-        newest.been_from, newest.been_to = bucket, bucket + 1
-    elif bucket == newest.been_to:
-        newest.been_to = bucket + 1
-    elif bucket == newest.been_from - 1:
-        newest.been_from = bucket
+    return False, looked_at
 
 
 @helper

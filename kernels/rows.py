@@ -46,12 +46,12 @@ PAIR = np.dtype(
 MORE = np.dtype(
     [
         ("watch_ms", np.int64),
-        ("duration_ms", np.int64),
         ("events", np.int64),
         ("streams", np.int32),
         ("runs", np.int32),
         ("views", np.int32),
         ("changes", np.int32),  # by hand
+        ("duration_ms", INT40),
         ("furthest_ms", INT40),
         ("completed_t", INT48),
         # The stream without a session.
@@ -59,6 +59,8 @@ MORE = np.dtype(
         ("last_at", INT40),
         ("begun_again", np.bool_),
         ("hidden", np.bool_),
+        ("has_visits", np.bool_),  # as in `kernels.visits`
+        ("unused", np.int16),  # 64 bytes are a line of the processor's cache
     ]
 )
 NO_MORE = 0
@@ -74,9 +76,6 @@ STREAM = np.dtype(
         ("run_start", INT40),
         ("pair", np.int32),
         ("next", np.int32),
-        # Of a pair's first stream: buckets that the pair has been in, all of them.
-        ("been_from", np.int32),
-        ("been_to", np.int32),
     ]
 )
 
@@ -118,4 +117,7 @@ BUCKET = np.dtype([("viewers", np.int32), ("plays", np.int32)])
 #: 3 * PAGE_BUCKETS on; `number` is which of the movie's they are.
 PAGE = np.dtype([("movie", np.int32), ("number", np.int32)])
 PAGE_BUCKETS = 16
+#: A bit a bucket that a pair has been in, of so many that follow each other.
+VISITED = np.dtype([("buckets", np.uint64)])
+VISITED_BUCKETS = 64
 MOVIE_HOUR = np.dtype([("watch_ms", np.int64), ("movie", np.int32), ("hour", np.int32)])

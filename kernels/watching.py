@@ -36,6 +36,8 @@ Bools = NDArray[np.bool_]
 MERGED_FROM = 64
 #: Sessions may be hours apart; of so many each hour stands in a pair's list once.
 _HOURS_LOOKED_AT = 8
+#: Nothing else is counted before a pair gets visits of which so many runs were looked at.
+_LOOKED_AT_STOP = 256
 #: So many rows are brought into the cache together, which waits for memory once.
 _AHEAD = 16
 
@@ -79,6 +81,8 @@ class Effects(NamedTuple):
     watch_ms: Int64s
     #: Pairs with runs to merge.
     merging: Int64s
+    #: Pairs that are to get visits.
+    crowded: Int64s
 
 
 @lean_kernel
@@ -90,13 +94,14 @@ def count(
     first: int,
     end: int,
     order: int,
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int, int]:
     """Counts the events from `first` to before `end`; there is room for what they add.
 
-    `order` is the number of the next change. Returns the next order then, and how many
-    credits and pairs to merge there are in `effects`.
+    `order` is the number of the next change. Returns the event that it came to, which is
+    before `end` where a pair is to get visits first, the next order then, and how many
+    credits, pairs to merge and pairs to get visits there are in `effects`.
     """
-    credited = merging = 0
+    credited = merging = crowded = 0
     rows = effects.pairs
     for block in range(first, end, _AHEAD):
         _find_pairs(tables, batch, block, min(block + _AHEAD, end), rows[block - first :])
@@ -131,7 +136,14 @@ def count(
             if more.runs != runs_before and _is_to_merge(tables.runs.rows[more.runs].rank):
                 effects.merging[merging] = row
                 merging += 1
-    return order, credited, merging
+            looked_at = tables.looked_at[0]
+            if looked_at:
+                tables.looked_at[0] = 0
+                effects.crowded[crowded] = row
+                crowded += 1
+                if looked_at > _LOOKED_AT_STOP:
+                    return i + 1, order, credited, merging, crowded
+    return end, order, credited, merging, crowded
 
 
 @helper
@@ -171,7 +183,7 @@ def _complete(
 ) -> None:
     """Latches completion; what happens after it begins the movie again."""
     if given > 0:
-        more.duration_ms = given
+        narrow.put(more.duration_ms, given)
     duration = duration_ms_of(tables, pair, more)
     completed_t = narrow.value(more.completed_t)
     if completed_t != NONE:
@@ -185,7 +197,8 @@ def _complete(
 @helper
 def duration_ms_of(tables: Tables, pair: Any, more: Any) -> int:
     """The pair's own, else the catalogue's, else 0."""
-    return more.duration_ms if more.duration_ms > 0 else tables.movies[pair.movie].duration_ms
+    own = narrow.value(more.duration_ms)
+    return own if own > 0 else tables.movies[pair.movie].duration_ms
 
 
 @helper
@@ -278,10 +291,6 @@ def _stream_row(tables: Tables, pair: int, more: Any, session: int) -> int:
     stream.session_hash, stream.pair = session, pair
     streams.put(stream, NONE, 0, 0)
     stream.next = more.streams
-    stream.been_from = stream.been_to = 0
-    if stream.next != NONE:
-        before = rows[stream.next]
-        stream.been_from, stream.been_to = before.been_from, before.been_to
     more.streams = row
     return row
 

@@ -1,5 +1,6 @@
 """Commands and erasing between events: the state equals the scalar reference throughout."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,4 +154,35 @@ def test_many_runs_of_a_pair_are_merged_and_still_exact(
     for each in (Erase("u"), Erase("v")):
         command_reference(reference, each, START_MS)
         apply(state, each, START_MS)
+        assert facts_of_state(state) == facts_of_reference(reference)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 1 << 32), st.integers(1, 40), st.sampled_from([0.1, 0.5, 0.9]))
+def test_many_runs_and_sessions_of_a_pair_are_still_exact(
+    seed: int, sessions: int, seeking: float
+) -> None:
+    """Erased and loaded in between, when bits say where a pair has been, and when they do not."""
+    chance = random.Random(seed)  # noqa: S311 - a reproducible one is what is wanted
+    reference, state = Reference(), State(Rules())
+    last: dict[tuple[str, int], float] = {}
+    arrivals: list[tuple[Event, int | None]]
+    for start in range(0, 900, 45):
+        now, arrivals = START_MS + start, [(Event("u", "kept", 1.0), None)]
+        for _ in range(45):
+            viewer = chance.choice("uuuv"), chance.randrange(sessions)
+            goes_on = viewer in last and chance.random() > seeking
+            step = chance.choice([0.5, 9.0, 29.0])
+            last[viewer] = last[viewer] + step if goes_on else chance.randrange(160) * 10.0
+            event = Event(viewer[0], "m", last[viewer], str(viewer[1]) if viewer[1] else None)
+            arrivals.append((event, None))
+        count_events(reference, state, arrivals, now)
+        if chance.random() < 0.1:
+            erase = Erase("u", "m")
+            command_reference(reference, erase, now)
+            apply(state, erase, now)
+        if chance.random() < 0.2:
+            loaded = State(Rules())
+            loaded.load_arrow(state.to_arrow(), state.extra())
+            state = loaded
         assert facts_of_state(state) == facts_of_reference(reference)

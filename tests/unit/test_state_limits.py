@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -101,8 +102,24 @@ def test_many_sessions_of_one_user_and_movie() -> None:
             at_ms = round(event.at * 1000)
             reference.apply(event.user, event.slug, at_ms, NOW_MS, event.session or "")
         assert facts_of_state(state) == facts_of_reference(reference)
-    newest = state.streams.rows[int(state.pairs["streams"][0])]
-    assert (newest["been_from"], newest["been_to"]) == (0, 7)
+    assert state.pairs["has_visits"].tolist() == [True]
+
+
+def test_many_runs_of_one_user_and_movie() -> None:
+    """Those of a request are not all looked through for each event that comes after them."""
+    state, reference = State(Rules()), Reference()
+    events = [Event("u", "m", 100.0 * run + at) for run in range(600) for at in (0, 1)]
+    with patch.object(State, "_count_some", autospec=True, side_effect=State._count_some) as count:
+        state.apply(to_batch([Part(events)]), NOW_MS)
+    assert count.call_count > 1
+    assert state.pairs["has_visits"].tolist() == [True]
+    for event in events:
+        reference.apply("u", "m", round(event.at * 1000), NOW_MS)
+    assert facts_of_state(state) == facts_of_reference(reference)
+    loaded = State(Rules())
+    loaded.load_arrow(state.to_arrow(), state.extra())
+    assert loaded.pairs["has_visits"].tolist() == [True]
+    assert len(loaded.visits.pages) == len(state.visits.pages)
 
 
 def test_sessions_hours_apart_take_no_more_memory_with_each_event() -> None:

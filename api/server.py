@@ -17,19 +17,20 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-import msgspec
-
 from aggregator.cluster import Cluster, HeadLostError
 from aggregator.description import Description
 from aggregator.shard_settings import ShardSettings
 from aggregator.sockets import namespace_of
 from api import __version__, stopping
-from api.orders import BACKLOG, GRACE_S, READY, Orders
+from api.orders import BACKLOG, GRACE_S, Orders
 from api.settings import Settings
+from api.worker_process import WorkerProcess
 from persistence.directory import DataDirectory
 
 #: A worker of the server before this one may still hold the port for a moment.
 BIND_WAIT_S = 3.0
+#: For a worker to end, beyond the time that its requests may take.
+ENDING_S = 2.0
 #: Between the end of a worker and the start of the next, so that a broken one does not spin.
 RESTART_DELAY_S = 1.0
 #: Between lines about the progress of long work.
@@ -61,6 +62,9 @@ def serve(settings: Settings) -> None:
             split_anew(directory, settings)
         listening = cleanup.enter_context(inherited() or bind(settings.host, settings.port))
         _logger.info("playhead %s, data in %s", __version__, directory.path)
+        workers = [WorkerProcess(listening) for _ in range(settings.workers)]
+        for worker in workers:
+            cleanup.callback(worker.kill)
         cluster = start_cluster(settings.ray_address, directory)
         cleanup.callback(cluster.stop)
         stopping.check()
@@ -73,7 +77,7 @@ def serve(settings: Settings) -> None:
             ) from None
         stopping.check()
         server = Server(settings, cluster, listening)
-        lost = asyncio.run(server.run(started))
+        lost = asyncio.run(server.run(workers, started))
         if lost is None:
             stopping.ignore()
             return
@@ -214,10 +218,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server:
-    """Keeps `settings.workers` workers running until told to stop."""
+    """Keeps workers running until told to stop."""
 
     def __init__(self, settings: Settings, cluster: Cluster, listening: socket.socket) -> None:
-        self._settings = settings
         self._cluster = cluster
         self._orders = Orders(settings.model_dump_json(), cluster.membership())
         self._listening = listening
@@ -226,8 +229,8 @@ class Server:
         self._workers_ready = 0
         self._worker_came = asyncio.Event()
 
-    async def run(self, started: float) -> str | None:
-        """Returns when stopped, or with the name of what Ray has lost.
+    async def run(self, workers: Sequence[WorkerProcess], started: float) -> str | None:
+        """Returns when stopped, or with the name of what Ray has lost; the workers have ended.
 
         Raises `StartError` when a worker cannot even start.
         """
@@ -236,9 +239,9 @@ class Server:
             loop.add_signal_handler(number, self._stop)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._settings.workers):
-                    tasks.create_task(self._keep_worker())
-                announcing = tasks.create_task(self._announce(started))
+                for worker in workers:
+                    tasks.create_task(self._keep_worker(worker))
+                announcing = tasks.create_task(self._announce(len(workers), started))
                 lost = await self._stop_or_loss()
                 announcing.cancel()
         except ExceptionGroup as group:
@@ -264,47 +267,41 @@ class Server:
         self._stopping.set()
         return head_lost.result()
 
-    async def _keep_worker(self) -> None:
+    async def _keep_worker(self, worker: WorkerProcess) -> None:
         """Has one worker running, and another in its place when it ends."""
         has_been_ready = False
-        while not self._stopping.is_set():
-            worker = await self._start_worker()
-            assert worker.stdout is not None
-            stopping = asyncio.create_task(self._stopping.wait())
-            ended = asyncio.create_task(worker.wait())
-            reported = asyncio.create_task(worker.stdout.readline())
-            await asyncio.wait([reported, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if reported.done() and reported.result() == READY and not has_been_ready:
-                has_been_ready = True
-                self._workers_ready += 1
-                self._worker_came.set()
-            await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not self._stopping.is_set():
-                _logger.error("a worker ended with exit code %s", worker.returncode)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            while True:
+                worker.order(self._orders)
+                ready = asyncio.create_task(worker.ready())
+                ended = asyncio.create_task(worker.ended())
+                await asyncio.wait([ready, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if ready.done() and ready.result() and not has_been_ready:
+                    has_been_ready = True
+                    self._workers_ready += 1
+                    self._worker_came.set()
+                await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if self._stopping.is_set():
+                    ready.cancel()
+                    worker.terminate()
+                    await asyncio.wait([ended], timeout=GRACE_S + ENDING_S)
+                    return
+                _logger.error("a worker ended with exit code %s", ended.result())
+                worker.kill()
                 if not has_been_ready:
                     raise StartError("an HTTP worker did not start; its log is above")
                 await asyncio.wait([stopping], timeout=RESTART_DELAY_S)
+                if self._stopping.is_set():
+                    return
+                worker = WorkerProcess(self._listening)
+        finally:
             stopping.cancel()
-            await _end(worker)
+            worker.kill()
 
-    async def _start_worker(self) -> asyncio.subprocess.Process:
-        descriptor = self._listening.fileno()
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "api.worker",
-            str(descriptor),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=[descriptor],
-        )
-        assert worker.stdin is not None
-        worker.stdin.write(msgspec.json.encode(self._orders) + b"\n")
-        return worker
-
-    async def _announce(self, started: float) -> None:
+    async def _announce(self, workers: int, started: float) -> None:
         """Says where to go, once all workers take requests."""
-        while self._workers_ready < self._settings.workers:
+        while self._workers_ready < workers:
             self._worker_came.clear()
             await self._worker_came.wait()
         host, port = self._listening.getsockname()[:2]
@@ -312,15 +309,3 @@ class Server:
         _logger.info("ready after %.1f s", time.monotonic() - started)
         _logger.info("events go to  %s/", url)
         _logger.info("documentation %s/docs", url)
-
-
-async def _end(worker: asyncio.subprocess.Process) -> None:
-    """Asks the worker to finish what it has, and ends it if it takes too long."""
-    if worker.returncode is not None:
-        return
-    worker.terminate()
-    try:
-        await asyncio.wait_for(worker.wait(), GRACE_S + 2)
-    except TimeoutError:
-        worker.kill()
-        await worker.wait()

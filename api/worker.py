@@ -1,17 +1,18 @@
 """One HTTP process. The server starts it as `python -m api.worker <socket's descriptor>`.
 
-Its standard input is a line with what it needs to know, and then its lifeline:
-when that closes, the server is gone and the worker ends. It says "ready" on its
-standard output once it takes requests.
+Its standard input is a line with what it needs to know, once there is something to serve,
+and then its lifeline: when that closes, the server is gone and the worker ends. It says
+"ready" on its standard output once it takes requests.
 """
 
 import gc
+import signal
 
 gc.disable()  # what starts stays: a fifth of the start would go to looking for what may go
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches all of a terminal, the server decides
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from typing import Any
@@ -40,18 +41,20 @@ GC_THRESHOLD = 20_000
 
 
 def main() -> None:
-    _ignore_ctrl_c()
-    listening = socket.socket(fileno=int(sys.argv[1]))
-    orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
+    warm_up()
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(EXIT_ORPHANED)
+    orders = msgspec.json.decode(line, type=Orders)
     settings = Settings.model_validate_json(orders.settings)
     configure(settings.log_level)
     app = create_app(settings)
+    listening = socket.socket(fileno=int(sys.argv[1]))
     listening.setblocking(False)
     app.ctx.listening = listening
 
     @app.before_server_start
     async def join(app: Sanic[Any, Any]) -> None:
-        warm_up()
         app.ctx.router = make_router(settings, orders.membership)
 
     @app.after_server_start
@@ -65,7 +68,7 @@ def main() -> None:
     async def prepare_to_stop(_: Sanic[Any, Any]) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_signal_handler(signal.SIGINT)
-        _ignore_ctrl_c()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Ray and the shards go with the server, and leaving them in order would hang.
         loop.add_reader(sys.stdin.fileno(), os._exit, EXIT_ORPHANED)
         # Sanic loses a stop that comes before its loop runs for good, just after this.
@@ -83,11 +86,6 @@ def main() -> None:
         backlog=BACKLOG,
         protocol=SwiftProtocol,
     )
-
-
-def _ignore_ctrl_c() -> None:
-    """It reaches every process of a terminal; the server alone decides to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_router(settings: Settings, membership: Membership) -> Router:

@@ -1,6 +1,7 @@
 """Starting, stopping, and being killed: nothing acknowledged is lost."""
 
 import contextlib
+import os
 import re
 import select
 import signal
@@ -79,6 +80,21 @@ def test_told_to_stop_while_it_starts(playhead: Playhead, number: signal.Signals
     process.send_signal(number)
     assert process.wait(STOP_TIMEOUT_S) == 0, playhead.log
     assert "Traceback" not in playhead.log
+
+
+@pytest.mark.parametrize("after_s", [0.3, 1.5])
+def test_ctrl_c_while_it_starts(playhead: Playhead, after_s: float) -> None:
+    """It reaches all of a terminal, also a worker that loads what it will serve with."""
+    process = playhead.launch("--shards", "1")
+    eventually(lambda: "data in" in playhead.log, "begun")
+    eventually(lambda: playhead.children("api.worker") != [], "a worker")
+    family = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(STOP_TIMEOUT_S) == 0, playhead.log
+    assert "Traceback" not in playhead.log
+    _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+    assert alive == []
 
 
 def test_all_of_it_killed(mortal: Playhead) -> None:

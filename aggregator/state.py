@@ -110,7 +110,6 @@ class State:
             pages=Indexed(pages.rows, pages.size, pages.index.slots),
             buckets=self.retention.buckets,
             visits=Indexed(visits.rows, visits.size, visits.index.slots),
-            looked_at=self.visits.looked_at,
             live_pairs=self.audience.pairs.marked,
             live_streams=self.audience.streams.marked,
             totals=self.totals,

@@ -21,19 +21,20 @@ class Visits:
         """`tables` gives those of the state that this is a part of."""
         self._tables = tables
         self.pages = IndexedTable(VISITED)
-        #: As in `kernels.tables`.
-        self.looked_at = np.zeros(1, np.int64)
+        #: Whether any pair has visits, of which there may be none yet.
+        self._has_pairs = False
 
     def reserve(self, events: int, max_gap_ms: int) -> None:
         """Makes room for what so many events come to, each of the gap at most."""
-        if len(self.pages):
+        if self._has_pairs:
             self.pages.reserve(events * (max_gap_ms // (VISITED_BUCKETS * BUCKET_MS) + 2))
 
     def begin_all(self) -> None:
-        """Of all pairs at once that would get visits with one of their next events."""
-        self.begin(lists.many_runs(self._tables(), LOOKED_AT_MAX))
+        """As `begin`, with all pairs that have many runs."""
+        self.begin(lists.pairs_with_many_runs(self._tables(), LOOKED_AT_MAX))
 
     def begin(self, pairs: Int64s) -> None:
         """Notes where distinct pairs have been; from then on it is noted where they come to."""
+        self._has_pairs |= len(pairs) > 0
         self.pages.reserve(lists.visited_pages(self._tables(), pairs))
         lists.enter_visits(self._tables(), pairs)

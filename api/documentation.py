@@ -135,8 +135,8 @@ def operation(
 
 
 def _parameter(name: str, location: str, schema: _Object) -> _Object:
-    required = location in ("path", "cookie")
-    return {"name": name, "in": location, "required": required, "schema": schema}
+    """What has an example is required, as something has to stand there to try it."""
+    return {"name": name, "in": location, "required": "example" in schema, "schema": schema}
 
 
 def _content(answer: type[msgspec.Struct] | None, text: str | None) -> _Object:
@@ -209,7 +209,7 @@ def _specification(app: Sanic[Any, Any]) -> bytes:
             for method in map(str.lower, route.methods):
                 identity = {"operationId": f"{method}~{group}.{name}", "tags": [group]}
                 path[method] = identity | _operations[route.handler]
-    _, schemas = msgspec.json.schema_components(_referenced, ref_template=_SCHEMAS)
+    _, schemas = msgspec.json.schema_components(sorted(_referenced, key=str), ref_template=_SCHEMAS)
     components = {"schemas": _plain(schemas)}
     document = {"openapi": _OPENAPI, "info": _INFO, "paths": paths, "components": components}
     return msgspec.json.encode(document)
@@ -222,6 +222,8 @@ def _plain(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     schema = {key: _plain(value) for key, value in schema.items()}
+    if schema.get("required") == []:
+        del schema["required"]  # to require nothing is not allowed
     if "anyOf" in schema:
         schema |= _choice(schema.pop("anyOf"))
     return schema

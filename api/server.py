@@ -62,9 +62,10 @@ def serve(settings: Settings) -> None:
             split_anew(directory, settings)
         listening = cleanup.enter_context(inherited() or bind(settings.host, settings.port))
         _logger.info("playhead %s, data in %s", __version__, directory.path)
-        workers = [WorkerProcess(listening) for _ in range(settings.workers)]
-        for worker in workers:
-            cleanup.callback(worker.kill)
+        workers = []
+        for _ in range(settings.workers):
+            workers.append(WorkerProcess(listening))
+            cleanup.callback(workers[-1].kill)
         cluster = start_cluster(settings.ray_address, directory)
         cleanup.callback(cluster.stop)
         stopping.check()
@@ -240,7 +241,9 @@ class Server:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for worker in workers:
-                    tasks.create_task(self._keep_worker(worker))
+                    is_left = worker.is_running  # a recovery may have taken long
+                    other = worker if is_left else WorkerProcess(self._listening)
+                    tasks.create_task(self._keep_worker(other))
                 announcing = tasks.create_task(self._announce(len(workers), started))
                 lost = await self._stop_or_loss()
                 announcing.cancel()

@@ -10,6 +10,7 @@ import signal
 
 gc.disable()  # what starts stays: a fifth of the start would go to looking for what may go
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches all of a terminal, the server decides
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 import asyncio
 import os
@@ -23,6 +24,7 @@ from sanic import Sanic
 from aggregator import cluster
 from aggregator.cluster import Membership
 from aggregator.lane import Lane, QueueLimits
+from aggregator.lifeline import EXIT_ORPHANED
 from aggregator.link import ShardLink, node_id
 from aggregator.logs import configure
 from aggregator.router import Router
@@ -32,8 +34,6 @@ from api.settings import Settings
 from api.swift import SwiftProtocol
 from api.warm_up import warm_up
 
-#: What a worker ends with whose server has gone.
-EXIT_ORPHANED = 1
 #: From Sanic's last start listener to its loop running for good, amply.
 SETTLING_S = 0.05
 #: Objects made, less those gone again, before the collector looks for cycles; Python's is 700.

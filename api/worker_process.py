@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,14 +21,22 @@ class WorkerProcess:
 
     def __init__(self, listening: socket.socket) -> None:
         descriptor = listening.fileno()
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "api.worker", str(descriptor)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[descriptor],
-        )
-        #: Readable once it has ended.
-        self._exit: int | None = os.pidfd_open(self._process.pid)
+        # Until it ignores Ctrl-C, which at a terminal reaches it, too.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "api.worker", str(descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[descriptor],
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        self._pidfd: int | None = os.pidfd_open(self._process.pid)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def order(self, orders: Orders) -> None:
         """Has it serve; to be called once."""
@@ -45,8 +54,8 @@ class WorkerProcess:
 
     async def ended(self) -> int:
         """Returns with its exit code once it has ended."""
-        assert self._exit is not None
-        await _readable(self._exit)
+        assert self._pidfd is not None
+        await _readable(self._pidfd)
         return self._process.wait()
 
     def terminate(self) -> None:
@@ -55,12 +64,12 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Ends it if it has not ended; nothing else is to be called after."""
-        if self._exit is None:
+        if self._pidfd is None:
             return
         self._process.kill()
         self._process.wait()
-        os.close(self._exit)
-        self._exit = None
+        os.close(self._pidfd)
+        self._pidfd = None
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):

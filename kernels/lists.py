@@ -191,7 +191,7 @@ def uncount_runs(tables: Tables, rows: Int64s) -> None:
 
 
 @kernel
-def many_runs(tables: Tables, more_than: int) -> Int64s:
+def pairs_with_many_runs(tables: Tables, more_than: int) -> Int64s:
     """The pairs that have more streams and runs than so many."""
     pairs = tables.pairs.size[0]
     count = 0
@@ -231,6 +231,15 @@ def visited_pages(tables: Tables, rows: Int64s) -> int:
     return pages
 
 
+@helper
+def _forget_visits(tables: Tables, row: int) -> None:
+    start, end = intervals(tables, row)
+    page_ms = VISITED_BUCKETS * BUCKET_MS
+    for k in range(len(start)):
+        for page in range(start[k] // page_ms, (end[k] - 1) // page_ms + 1):
+            visits.forget(tables.visits, row, page)
+
+
 @kernel
 def enter_visits(tables: Tables, rows: Int64s) -> None:
     """Gives pairs visits, for whose pages there is room."""
@@ -238,9 +247,12 @@ def enter_visits(tables: Tables, rows: Int64s) -> None:
         pair = tables.pairs.rows[row]
         tables.more.rows[more_row(pair)].has_visits = True
         start, end = intervals(tables, row)
+        entered = np.int64(0)  # up to this bucket
         for k in range(len(start)):
-            for bucket in range(start[k] // BUCKET_MS, (end[k] - 1) // BUCKET_MS + 1):
+            stop = (end[k] - 1) // BUCKET_MS + 1
+            for bucket in range(max(start[k] // BUCKET_MS, entered), stop):
                 visits.enter(tables.visits, row, bucket)
+            entered = max(entered, stop)
 
 
 @kernel
@@ -272,6 +284,8 @@ def empty(tables: Tables, rows: Int64s) -> int:
     for i in range(len(rows)):
         pair = tables.pairs.rows[rows[i]]
         more = tables.more.rows[more_row(pair)]
+        if more.has_visits:
+            _forget_visits(tables, rows[i])
         if nameless_last(pair, more)[0] != NONE:
             live.mark(tables, rows[i], NONE)
             emptied += 1
@@ -283,8 +297,6 @@ def empty(tables: Tables, rows: Int64s) -> int:
                 emptied += 1
             streams.put(stream, NONE, 0, 0)
             at = stream.next
-        if more.has_visits:
-            visits.forget(tables.visits, rows[i], np.int64(tables.movies[pair.movie].buckets))
         release(tables.runs, more.runs)
         release(tables.pair_hours, pair.hours)
         empty_pair(pair)

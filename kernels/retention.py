@@ -9,25 +9,37 @@ from kernels.pairs import more_row, nameless_last
 from kernels.rows import BUCKET_MS, NONE, PAGE_BUCKETS
 from kernels.tables import Tables
 
-#: A pair gets visits when more of its runs were looked at; visits take no more memory than these.
+#: A pair gets visits when more of its runs were looked at for a bucket. Of an hour of a movie they
+#: take less memory than so many sessions.
 LOOKED_AT_MAX = 16
 
 
 @helper
-def lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -> None:
-    """Has retention count the buckets that an open run comes to, before it is any longer."""
+def lengthen(tables: Tables, row: int, start: int, end_before: int, end: int) -> int:
+    """Has retention count the buckets that an open run comes to, before it is any longer.
+
+    Returns how many runs of the pair it looked at, if the pair is to get visits, else 0.
+    """
     if end <= end_before:
-        return
+        return np.int64(0)
     # A run that covers something has been counted up to where it is.
     bucket = start // BUCKET_MS
     if end_before > start:
         bucket = (end_before - 1) // BUCKET_MS + 1
     stop = (end - 1) // BUCKET_MS + 1
+    looked_at, looked_at_max = np.int64(0), LOOKED_AT_MAX * (stop - bucket)
+    has_visits = tables.more.rows[more_row(tables.pairs.rows[row])].has_visits
     while bucket < stop:
         counted = tables.buckets[_bucket_row(tables, tables.pairs.rows[row].movie, bucket)]
         counted.plays += 1
-        counted.viewers += _is_first(tables, row, bucket)
+        if has_visits:
+            counted.viewers += visits.enter(tables.visits, row, bucket)
+        else:
+            has_been, runs = _look(tables, row, bucket)
+            counted.viewers += not has_been
+            looked_at += runs
         bucket += 1
+    return looked_at if looked_at > looked_at_max else np.int64(0)
 
 
 @helper
@@ -69,17 +81,6 @@ def fetch_bucket(tables: Tables, movie: int, at: int) -> None:
     slots, bucket = tables.pages.slots, at // BUCKET_MS
     page = slots[intmap.first_slot(slots, page_key(movie, bucket))].row - 1
     fetch(tables.buckets, max(page, 0) * PAGE_BUCKETS + bucket % PAGE_BUCKETS)
-
-
-@helper
-def _is_first(tables: Tables, row: int, bucket: int) -> bool:
-    """Whether no run of a pair covers some of a bucket yet, which one is about to."""
-    if tables.more.rows[more_row(tables.pairs.rows[row])].has_visits:
-        return visits.enter(tables.visits, row, bucket)
-    has_been, looked_at = _look(tables, row, bucket)
-    if looked_at > LOOKED_AT_MAX:
-        tables.looked_at[0] = looked_at
-    return not has_been
 
 
 @helper

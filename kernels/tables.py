@@ -44,10 +44,8 @@ class Tables(NamedTuple):
     #: Pages of retention, and their buckets.
     pages: Indexed
     buckets: Rows
-    #: Where pairs with many runs have been; and how many runs of a pair without visits were
-    #: looked at for an event, where that is too many, else 0.
+    #: Where pairs with many runs have been.
     visits: Indexed
-    looked_at: Int64s
     #: Marks of `kernels.live`, with room for all rows that have events.
     live_pairs: UInt64s
     live_streams: UInt64s

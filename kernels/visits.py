@@ -29,15 +29,12 @@ def enter(visits: Indexed, pair: int, bucket: int) -> bool:
         visits.rows[page].buckets = 0
     visited = visits.rows[page]
     bit = _ONE << np.uint64(bucket % VISITED_BUCKETS)
-    is_new = visited.buckets & bit == np.uint64(0)
+    is_new = (visited.buckets & bit) == np.uint64(0)
     visited.buckets |= bit
     return is_new
 
 
 @helper
-def forget(visits: Indexed, pair: int, buckets: int) -> None:
-    """Forgets where a pair has been, which is below so many buckets."""
-    for number in range(buckets // VISITED_BUCKETS + 1):
-        page = intmap.find(visits.slots, _key(pair, number))
-        if page != NONE:
-            visits.rows[page].buckets = 0
+def forget(visits: Indexed, pair: int, number: int) -> None:
+    """Forgets where a pair has been in the buckets of a page, which is there."""
+    visits.rows[intmap.find(visits.slots, _key(pair, number))].buckets = 0

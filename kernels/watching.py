@@ -124,7 +124,7 @@ def count(
                 begin(tables.totals, user, movie)
             _complete(settings, tables, pair, more, duration, at, t)
             stream = NONE if session == NAMELESS else _stream_row(tables, row, more, session)
-            credit, is_view = _follow(settings, tables, row, stream, at, t)
+            credit, is_view, looked_at = _follow(settings, tables, row, stream, at, t)
             live.mark(tables, row, stream)
             _move(pair, more, at, t, order)
             order += 1
@@ -136,9 +136,7 @@ def count(
             if more.runs != runs_before and _is_to_merge(tables.runs.rows[more.runs].rank):
                 effects.merging[merging] = row
                 merging += 1
-            looked_at = tables.looked_at[0]
             if looked_at:
-                tables.looked_at[0] = 0
                 effects.crowded[crowded] = row
                 crowded += 1
                 if looked_at > _LOOKED_AT_STOP:
@@ -312,8 +310,11 @@ def _goes_on(settings: Settings, last_t: int, last_at: int, at: int, t: int) -> 
 @helper
 def _follow(
     settings: Settings, tables: Tables, row: int, stream: int, at: int, t: int
-) -> tuple[int, bool]:
-    """What an event adds to its stream: the credit, and whether it opens a view."""
+) -> tuple[int, bool, int]:
+    """What an event adds to its stream: the credit, and whether it opens a view.
+
+    And how many runs of the pair were looked at, as `lengthen` says.
+    """
     pair = tables.pairs.rows[row]
     more = tables.more.rows[more_row(pair)]
     if stream == NONE:
@@ -323,16 +324,16 @@ def _follow(
         named = tables.streams.rows[stream]
         last_t = streams.last_t(named)
         run_start, last_at = streams.open_run(named)
-    credit = np.int64(0) if settings.by_position else at
+    credit, looked_at = np.int64(0) if settings.by_position else at, np.int64(0)
     if last_t == NONE:  # 1
         tables.totals[STREAMS] += 1
         run_start = at
     elif t < last_t:  # 2
-        return credit, False
+        return credit, False, looked_at
     elif not settings.by_position:
         run_start = at  # positions mean nothing, so runs cover nothing
     elif _goes_on(settings, last_t, last_at, at, t):  # 4
-        lengthen(tables, row, run_start, last_at, at)
+        looked_at = lengthen(tables, row, run_start, last_at, at)
         credit = at - last_at
     else:  # 3
         if last_at > run_start:
@@ -345,7 +346,7 @@ def _follow(
             narrow.put(more.last_at, at)
     else:
         streams.put(tables.streams.rows[stream], t, run_start, at)
-    return credit, last_t == NONE or t - last_t > settings.idle_ms
+    return credit, last_t == NONE or t - last_t > settings.idle_ms, looked_at
 
 
 @helper

@@ -396,6 +396,7 @@ def test_schemas_are_what_generators_of_clients_know(server: Playhead) -> None:
     document = server.get("/openapi.json").json()
     assert document["openapi"].startswith("3.0")
     assert '"null"' not in json.dumps(document)
+    assert '"required": []' not in json.dumps(document)
     schemas = document["components"]["schemas"]
     assert schemas["ProgressAnswer"]["properties"]["resume_at"] == {
         "type": "number",
@@ -406,6 +407,8 @@ def test_schemas_are_what_generators_of_clients_know(server: Playhead) -> None:
         "nullable": True,
     }
     assert schemas["UserAnswer"]["properties"]["watch_seconds"] == {"type": "number"}
+    (_, video) = document["paths"]["/watching"]["get"]["parameters"]
+    assert video["required"]
     described = schemas["Event"]["properties"]["session"]
     assert described["type"] == "string"
     assert described["nullable"]

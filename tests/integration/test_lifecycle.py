@@ -97,6 +97,17 @@ def test_ctrl_c_while_it_starts(playhead: Playhead, after_s: float) -> None:
     assert alive == []
 
 
+def test_a_worker_killed_while_the_shards_start_is_replaced(playhead: Playhead) -> None:
+    playhead.launch("--shards", "1")
+    eventually(lambda: playhead.log_path.exists() and "data in" in playhead.log, "begun")
+    eventually(lambda: playhead.children("api.worker") != [], "a worker")
+    (worker,) = playhead.children("api.worker")
+    worker.kill()
+    eventually(lambda: "documentation" in playhead.log, "ready")
+    assert playhead.stop() == 0
+    assert "did not start" not in playhead.log
+
+
 def test_all_of_it_killed(mortal: Playhead) -> None:
     earlier = events_in(mortal)
     post(mortal, "u", 0, 100, "killed")

@@ -123,6 +123,38 @@ def test_many_runs_of_one_user_and_movie() -> None:
     assert len(loaded.visits.pages) == len(state.visits.pages) == pages
 
 
+def test_all_runs_that_an_event_has_looked_at_count() -> None:
+    """Not those of its last bucket alone, of which one found early makes up for many others."""
+    state = State(Rules())
+
+    def apply(*events: tuple[str | None, float]) -> None:
+        state.apply(to_batch([Part([Event("u", "m", at, name) for name, at in events])]), NOW_MS)
+
+    apply((None, 20.0), (None, 25.0))
+    apply(*((f"before {number}", 0.0) for number in range(280)))
+    apply(("covers", 20.0), ("covers", 25.0))
+    apply(*((f"after {number}", 0.0) for number in range(20)), (None, 1000.0))
+    assert state.pairs["has_visits"].tolist() == [False]
+    with patch.object(State, "_count_some", autospec=True, side_effect=State._count_some) as count:
+        apply(("before 0", 29.0), ("before 1", 29.0))
+    assert count.call_count == 2
+    assert state.pairs["has_visits"].tolist() == [True]
+
+
+def test_pairs_that_have_been_nowhere_are_loaded_with_many_sessions() -> None:
+    """No room was made for where they come to, as there were no visits yet."""
+    users = [f"u{number}" for number in range(2_000)]
+    state, loaded = State(Rules()), State(Rules())
+    for session in range(17):
+        begun = [Event(user, "m", 0.0, str(session)) for user in users]
+        state.apply(to_batch([Part(begun)]), NOW_MS)
+    loaded.load_arrow(state.to_arrow(), state.extra())
+    for each in (state, loaded):
+        each.apply(to_batch([Part([Event(user, "m", 5.0, "0") for user in users])]), NOW_MS)
+    assert facts_of_state(loaded) == facts_of_state(state)
+    assert len(loaded.visits.pages) == len(users)
+
+
 def test_sessions_hours_apart_take_no_more_memory_with_each_event() -> None:
     state = State(Rules())
     for number in range(200):

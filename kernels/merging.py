@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compiler import allocating_helper, kernel
+from kernels.compiler import allocating_helper, helper, kernel
 from kernels.lists import release
 from kernels.pairs import more_row
 from kernels.rows import BUCKET_MS, NONE
@@ -83,9 +83,18 @@ def _enter(runs: Table, start: Int64s, end: Int64s) -> int:
 @allocating_helper
 def _edges(start: Int64s, end: Int64s, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
     """Where plays by bucket change, by how much, if intervals take the place of their union."""
-    at = np.concatenate((start, end - 1, starts, ends - 1)) // BUCKET_MS
-    change = np.ones(len(at), np.int64)
-    at[len(start) : 2 * len(start)] += 1
-    change[len(start) : 2 * len(start) + len(starts)] = -1
-    at[2 * len(start) + len(starts) :] += 1
+    at, change = np.empty((2, 2 * (len(start) + len(starts))), np.int64)
+    _put_edges(at, change, 0, start, end, 1)
+    _put_edges(at, change, 2 * len(start), starts, ends, -1)
     return at, change
+
+
+@helper
+def _put_edges(
+    at: Int64s, change: Int64s, first: int, start: Int64s, end: Int64s, plays: int
+) -> None:
+    """Where intervals begin, plays are more; after their last bucket they are less again."""
+    for k in range(len(start)):
+        begins, ends = first + 2 * k, first + 2 * k + 1
+        at[begins], change[begins] = start[k] // BUCKET_MS, plays
+        at[ends], change[ends] = (end[k] - 1) // BUCKET_MS + 1, -plays

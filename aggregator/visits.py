@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from aggregator.table import IndexedTable
 from kernels import lists
 from kernels.retention import LOOKED_AT_MAX
-from kernels.rows import BUCKET_MS, VISITED, VISITED_BUCKETS
+from kernels.rows import VISITED, VISITED_MS
 from kernels.tables import Tables
 
 Int64s = NDArray[np.int64]
@@ -27,7 +27,7 @@ class Visits:
     def reserve(self, events: int, max_gap_ms: int) -> None:
         """Makes room for what so many events come to, each of the gap at most."""
         if self._has_pairs:
-            self.pages.reserve(events * (max_gap_ms // (VISITED_BUCKETS * BUCKET_MS) + 2))
+            self.pages.reserve(events * (max_gap_ms // VISITED_MS + 2))
 
     def begin_all(self) -> None:
         """As `begin`, with all pairs that have many runs."""

@@ -241,9 +241,7 @@ class Server:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for worker in workers:
-                    is_left = worker.is_running  # a recovery may have taken long
-                    other = worker if is_left else WorkerProcess(self._listening)
-                    tasks.create_task(self._keep_worker(other))
+                    tasks.create_task(self._keep_worker(worker))
                 announcing = tasks.create_task(self._announce(len(workers), started))
                 lost = await self._stop_or_loss()
                 announcing.cancel()
@@ -274,6 +272,8 @@ class Server:
         """Has one worker running, and another in its place when it ends."""
         has_been_ready = False
         stopping = asyncio.create_task(self._stopping.wait())
+        if not worker.is_running:  # a recovery may have taken long
+            worker = WorkerProcess(self._listening)
         try:
             while True:
                 worker.order(self._orders)

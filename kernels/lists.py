@@ -19,7 +19,7 @@ from kernels.pairs import (
     watch_ms_of,
 )
 from kernels.retention import find_bucket
-from kernels.rows import BUCKET_MS, NONE, VISITED_BUCKETS
+from kernels.rows import BUCKET_MS, NONE, VISITED_MS
 from kernels.tables import Table, Tables
 from kernels.watching import stream_key
 
@@ -220,23 +220,22 @@ def _runs(tables: Tables, row: int) -> int:
 @kernel
 def visited_pages(tables: Tables, rows: Int64s) -> int:
     """How many pages of visits pairs need."""
-    pages, page_ms = np.int64(0), VISITED_BUCKETS * BUCKET_MS
+    pages = np.int64(0)
     for row in rows:
         start, end = intervals(tables, row)
         counted = np.int64(0)  # up to this page
         for k in range(len(start)):
-            stop = (end[k] - 1) // page_ms + 1
-            pages += max(stop - max(start[k] // page_ms, counted), 0)
+            stop = (end[k] - 1) // VISITED_MS + 1
+            pages += max(stop - max(start[k] // VISITED_MS, counted), 0)
             counted = max(counted, stop)
     return pages
 
 
-@helper
+@allocating_helper
 def _forget_visits(tables: Tables, row: int) -> None:
     start, end = intervals(tables, row)
-    page_ms = VISITED_BUCKETS * BUCKET_MS
     for k in range(len(start)):
-        for page in range(start[k] // page_ms, (end[k] - 1) // page_ms + 1):
+        for page in range(start[k] // VISITED_MS, (end[k] - 1) // VISITED_MS + 1):
             visits.forget(tables.visits, row, page)
 
 

@@ -120,4 +120,5 @@ PAGE_BUCKETS = 16
 #: A bit a bucket that a pair has been in, of so many that follow each other.
 VISITED = np.dtype([("buckets", np.uint64)])
 VISITED_BUCKETS = 64
+VISITED_MS = VISITED_BUCKETS * BUCKET_MS
 MOVIE_HOUR = np.dtype([("watch_ms", np.int64), ("movie", np.int32), ("hour", np.int32)])

@@ -1,18 +1,21 @@
 """What clients may send without a shard writing where it may not, or taking for ever."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import tracemalloc
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from aggregator import erasure, warm_up
+from aggregator import collector, erasure, warm_up
 from aggregator.event import Event, Part, to_batch
 from aggregator.intmap import IntMap
 from aggregator.recent import RecentHashes
@@ -121,6 +124,22 @@ def test_many_runs_of_one_user_and_movie() -> None:
     assert loaded.pairs["has_visits"].tolist() == [True]
     pages = lists.visited_pages(state.tables, np.arange(1))
     assert len(loaded.visits.pages) == len(state.visits.pages) == pages
+
+
+def test_an_erase_of_many_runs_gives_its_memory_back() -> None:
+    """A kernel that counts no references to arrays must not make any."""
+    events = [Event("u", "m", 100.0 * run + at) for run in range(40) for at in (0, 1)]
+    runtime: Any = import_module("numba.core.runtime")
+    gc.collect()  # what other tests have left does not count
+    runtime._nrt_python.memsys_enable_stats()
+    with collector.paused():
+        before = runtime.rtsys.get_allocation_stats()
+        state = State(Rules())
+        state.apply(to_batch([Part(events)]), NOW_MS)
+        assert state.pairs["has_visits"].tolist() == [True]
+        assert erasure.erase(state, "u", None)
+        after = runtime.rtsys.get_allocation_stats()
+    assert after.mi_alloc - before.mi_alloc == after.mi_free - before.mi_free > 0
 
 
 def test_all_runs_that_an_event_has_looked_at_count() -> None:

@@ -262,9 +262,9 @@ def test_a_full_disk_under_load(tiny: SmallDisk, playhead: Playhead, seed: int) 
         for left_bytes in [random.randrange(200_000), 0] * rounds(1):
             fleet.wait_until_all_get_on()
             tiny.fill(left_bytes)
-            eventually(lambda: not is_ready(playhead), "full")
             eventually(lambda: re.search(NO_CHECKPOINT, playhead.log) is not None, "no checkpoint")
-            assert "no space left" in playhead.get("/readyz").json()["detail"]
+            # A checkpoint that fails leaves room for a while, so not every look finds it full.
+            eventually(lambda: "no space left" in playhead.get("/readyz").text, "full")
             assert playhead.get("/v1/movies").status_code == 200
             tiny.free()
             eventually(lambda: is_ready(playhead), "ready again")

@@ -93,31 +93,22 @@ class Router:
     def shards(self) -> int:
         return len(self._lanes)
 
-    async def submit(self, events: list[Event] | Batch, key: str | None, size: int) -> Receipt:
-        """Has the events of one request counted; when it returns, all are durable.
+    def submit(
+        self, events: list[Event] | Batch, key: str | None, size: int
+    ) -> asyncio.Future[Receipt]:
+        """Has the events of one request counted; with the receipt, all are durable.
 
-        `key` is the request's idempotency key, `size` its bytes. If a shard
-        fails, others may have counted their part: with ids or a key it is safe
-        to submit all again.
+        `key` is the request's idempotency key, `size` its bytes. The future may get
+        `NoAnswerError`. If a shard fails, others may have counted their part: with
+        ids or a key it is safe to submit all again.
         """
         if len(self._lanes) == 1:
-            return await self._lanes[0].submit(Part(events, key), size)
-        by_shard = _split(events, self.shards)
-        if len(by_shard) == 1:
-            ((shard, part),) = by_shard.items()
-            return await self._lanes[shard].submit(Part(part, key), size)
-        receipts = await _all(
+            return self._lanes[0].submit(Part(events, key), size)
+        receipts = [
             self._lanes[shard].submit(Part(part, key), size * len(part) // len(events))
-            for shard, part in by_shard.items()
-        )
-        return Receipt(
-            max(receipt.received_ms for receipt in receipts),
-            sum(receipt.duplicates for receipt in receipts),
-        )
-
-    def submit_one(self, event: Event, size: int) -> asyncio.Future[Receipt]:
-        """As `submit` of one event without a key; the future gets `NoAnswerError`, too."""
-        return self._lane_of(event.user).submit(Part([event]), size)
+            for shard, part in _split(events, self.shards).items()
+        ]
+        return receipts[0] if len(receipts) == 1 else asyncio.ensure_future(_sum_up(receipts))
 
     async def command(self, command: PairCommand | Erase) -> Outcome:
         """Has a user's command carried out."""
@@ -249,6 +240,14 @@ async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
     if reasons:
         raise ShardsUnavailableError(reasons)
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def _sum_up(receipts: list[asyncio.Future[Receipt]]) -> Receipt:
+    of_shards = await _all(receipts)
+    return Receipt(
+        max(receipt.received_ms for receipt in of_shards),
+        sum(receipt.duplicates for receipt in of_shards),
+    )
 
 
 def _rank(lists: list[list[Ranked]]) -> list[Ranked]:

@@ -1,6 +1,6 @@
 """Requests that wait for a shard alone, answered without a handler's task around them.
 
-Nearly all requests are heartbeats, and most others ask where a user was. To make a
+Nearly all requests bring heartbeats, and most others ask where a user was. To make a
 `Request` of one, look for its route and run its handler takes twice as long as what is
 done for it. So a route may have a `ctx_begin`, which takes those of its requests that
 have nothing unusual about them. The others, and those that fail at once, are its handler's.
@@ -28,8 +28,8 @@ class Awaited(NamedTuple):
     encode: Callable[[Any], bytes]
 
 
-#: Gets the router, the body and what stands in the path. With None, or any error, it has done
-#: nothing, and the handler is asked.
+#: Gets the context of the application, the body, its content type and what stands in the path.
+#: With None, or any error, it has done nothing, and the handler is asked.
 Begin = Callable[..., Awaited | None]
 #: Gets the headers of a request, and gives those that an answer has besides its own.
 HeadersFor = Callable[[Header], Mapping[str, str]]

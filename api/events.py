@@ -6,19 +6,19 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from http import HTTPStatus
+from typing import Any
 
 from sanic import Blueprint, HTTPResponse, Request
 
 from aggregator.event import TAG_BYTES_MAX, Part, to_batch
 from aggregator.lane import Receipt
-from aggregator.router import Router
 from api import arrow_stream
 from api import documentation as doc
 from api.answer import JsonAnswer, encoded_answer
 from api.arrow_intake import parse_arrow
 from api.context import router, settings
 from api.direct import Awaited
-from api.intake import COLUMNS_BYTES_MIN, Parsed, gunzip, parse_json, parse_ndjson, plain_event
+from api.intake import Parsed, gunzip, parse_json, parse_ndjson, plain_event
 from api.problems import (
     ERRORS_LISTED_MAX,
     ProblemError,
@@ -70,17 +70,24 @@ _documented = partial(
 )
 
 
-def _begin_heartbeat(router: Router, body: bytes) -> Awaited | None:
-    """One event as JSON, with nothing unusual about it."""
-    if body[:1] != b"{" or len(body) >= COLUMNS_BYTES_MIN:
+def _begin(ctx: Any, body: bytes, content_type: str) -> Awaited | None:
+    """Events of which any is valid, unless there are so many that others would wait."""
+    parser = _PARSERS.get(content_type)
+    if parser is None or len(body) > PARSED_AT_ONCE_BYTES_MAX:
         return None
-    event = plain_event(body)
-    if event is None:
+    if parser is _parse_json and body[:1] == b"{":  # most requests, so with nothing to spare
+        event = plain_event(body)
+        if event is None:
+            return None
+        return Awaited(ctx.router.submit([event], None, len(body)), _encode_receipt)
+    parsed = parser(body, ctx.settings)
+    if not parsed.events:
         return None
-    return Awaited(router.submit_one(event, len(body)), _acknowledgement)
+    receipt = ctx.router.submit(parsed.events, None, len(body))
+    return Awaited(receipt, partial(_encode_answer, parsed))
 
 
-@blueprint.post("/v1/events", ctx_begin=_begin_heartbeat)
+@blueprint.post("/v1/events", ctx_begin=_begin)
 @_documented(
     """One event, an array of events (JSON), one event a line (NDJSON), or an Arrow IPC stream.
 The answer comes when all that were accepted are on disk and counted. Any other outcome is
@@ -91,7 +98,7 @@ def events(request: Request) -> Awaitable[HTTPResponse]:
     return _take(request)
 
 
-@blueprint.post("/", ctx_begin=_begin_heartbeat)
+@blueprint.post("/", ctx_begin=_begin)
 @_documented("The same as /v1/events.")
 def events_at_root(request: Request) -> Awaitable[HTTPResponse]:
     return _take(request)
@@ -99,21 +106,21 @@ def events_at_root(request: Request) -> Awaitable[HTTPResponse]:
 
 async def _take(request: Request) -> HTTPResponse:
     parsed, size = await parse(request)
-    rejected = parsed.rejected
-    if rejected and not parsed.events:
+    if parsed.rejected and not parsed.events:
         raise bad_request("No event in the request is valid", parsed.errors)
+    receipt = Receipt(received_ms=time.time_ns() // 10**6, duplicates=0)
     if parsed.events:
-        outcome = await router(request).submit(parsed.events, idempotency_key(request), size)
-        received_ms, duplicates = outcome.received_ms, outcome.duplicates
-    else:
-        received_ms, duplicates = time.time_ns() // 10**6, 0
-    accepted = len(parsed.events) - duplicates
-    if rejected:
-        errors = parsed.errors[:ERRORS_LISTED_MAX]
-        body = encode(EventsAnswer(accepted, duplicates, rejected, errors, time_of(received_ms)))
-    else:
-        body = _nothing_rejected(accepted, duplicates, received_ms)
-    return JsonAnswer(body)
+        receipt = await router(request).submit(parsed.events, idempotency_key(request), size)
+    return JsonAnswer(_answer(parsed, receipt))
+
+
+def _answer(parsed: Parsed, receipt: Receipt) -> bytes:
+    accepted = len(parsed.events) - receipt.duplicates
+    if not parsed.rejected:
+        return _nothing_rejected(accepted, receipt.duplicates, receipt.received_ms)
+    errors = parsed.errors[:ERRORS_LISTED_MAX]
+    now = time_of(receipt.received_ms)
+    return encode(EventsAnswer(accepted, receipt.duplicates, parsed.rejected, errors, now))
 
 
 @lru_cache(maxsize=256)
@@ -122,12 +129,17 @@ def _nothing_rejected(accepted: int, duplicates: int, received_ms: int) -> bytes
     return encode(EventsAnswer(accepted, duplicates, 0, [], time_of(received_ms)))
 
 
-def _acknowledgement(receipt: Receipt) -> bytes:
-    return _encoded_acknowledgement(receipt.duplicates, receipt.received_ms)
+def _encode_answer(parsed: Parsed, receipt: Receipt) -> bytes:
+    return encoded_answer(_answer(parsed, receipt))
+
+
+def _encode_receipt(receipt: Receipt) -> bytes:
+    """The answer to one event."""
+    return _encoded_receipt(receipt.duplicates, receipt.received_ms)
 
 
 @lru_cache(maxsize=256)
-def _encoded_acknowledgement(duplicates: int, received_ms: int) -> bytes:
+def _encoded_receipt(duplicates: int, received_ms: int) -> bytes:
     return encoded_answer(_nothing_rejected(1 - duplicates, duplicates, received_ms))
 
 

@@ -39,7 +39,6 @@ _LINES = re.compile(rb"(?:\r\n[A-Za-z0-9-]+: [!-~]+(?: [!-~]+)*)*")
 #: With them a body does not end where its length says, or waits, or it is no request at all.
 _UNUSUAL = frozenset(["transfer-encoding", "expect", "upgrade"])
 _LENGTH = re.compile("[0-9]{1,12}")
-_JSON = "application/json"
 #: Besides the content type, what a handler of a direct route may look at.
 _READ = frozenset(["content-encoding", "idempotency-key"])
 
@@ -51,7 +50,9 @@ class PlainHeaders(NamedTuple):
 
     headers: Header
     body_bytes: int
-    #: Whether the body is JSON if there is one, and handlers would read none of the headers.
+    #: In lower case, without parameters; "" if nothing is said.
+    content_type: str
+    #: Whether handlers would read none of the others.
     are_bare: bool
 
 
@@ -59,8 +60,8 @@ class PlainHeaders(NamedTuple):
 class _Begun:
     """A request of which the head has come, and not yet all of the body."""
 
-    request: Request
-    handler: Handler
+    first_line: bytes
+    plain: PlainHeaders
     body_start: int
     end: int
     received: bytearray
@@ -151,19 +152,27 @@ class SwiftProtocol(BoundedProtocol):
         if len(data) > end:
             return False
         first_line = data[:line_end]
-        if len(data) == end and plain.are_bare:
-            awaited = self._awaited(first_line, data[body_start:])
-            if awaited is not None:
-                self._wait(_Directly(first_line, plain, awaited.encode), awaited.reply)
-                return True
+        if len(data) == end:
+            return self._begin(first_line, plain, data[body_start:])
+        if self._routes.find(first_line) is None and self._route(first_line, plain) is None:
+            return False
+        self._begun = _Begun(first_line, plain, body_start, end, bytearray(data))
+        self.http.stage = Stage.REQUEST
+        return True
+
+    def _begin(self, first_line: bytes, plain: PlainHeaders, body: bytes) -> bool:
+        """Has a whole request answered; False if it is Sanic's."""
+        awaited = self._awaited(first_line, plain, body)
+        if awaited is not None:
+            self._wait(_Directly(first_line, plain, awaited.encode), awaited.reply)
+            return True
         found = self._route(first_line, plain)
         if found is None:
             return False
-        if len(data) == end:
-            self._begin(*found, data[body_start:])
-        else:
-            self._begun = _Begun(*found, body_start, end, bytearray(data))
-            self.http.stage = Stage.REQUEST
+        request, handler = found
+        request.body = body
+        self.http.stage = Stage.HANDLER
+        self._answering = self.loop.create_task(self._answer(request, handler))
         return True
 
     def _route(self, first_line: bytes, plain: PlainHeaders) -> tuple[Request, Handler] | None:
@@ -186,14 +195,14 @@ class SwiftProtocol(BoundedProtocol):
         request.conn_info = self.conn_info
         return request, handler
 
-    def _awaited(self, first_line: bytes, body: bytes) -> Awaited | None:
+    def _awaited(self, first_line: bytes, plain: PlainHeaders, body: bytes) -> Awaited | None:
         """The answer to a request that needs no handler, or None."""
-        found = self._routes.find(first_line)
+        found = self._routes.find(first_line) if plain.are_bare else None
         if found is None:
             return None
         begin, names = found
         try:
-            return begin(self.app.ctx.router, body, *names)
+            return begin(self.app.ctx, body, plain.content_type, *names)
         except Exception:  # noqa: BLE001 - the handler meets it, too
             return None
 
@@ -230,7 +239,8 @@ class SwiftProtocol(BoundedProtocol):
         elif size == begun.end:
             self._begun = None
             body = bytes(memoryview(begun.received)[begun.body_start :])
-            self._begin(begun.request, begun.handler, body)
+            if not self._begin(begun.first_line, begun.plain, body):
+                self._leave_to_sanic(begun)
 
     def _leave_to_sanic(self, begun: _Begun) -> None:
         """With the time that it has taken so far."""
@@ -239,11 +249,6 @@ class SwiftProtocol(BoundedProtocol):
         # Past `BoundedProtocol`, which at a stop would not let it begin.
         HttpProtocol.data_received(self, bytes(begun.received))
         self._time = since
-
-    def _begin(self, request: Request, handler: Handler, body: bytes) -> None:
-        request.body = body
-        self.http.stage = Stage.HANDLER
-        self._answering = self.loop.create_task(self._answer(request, handler))
 
     async def _answer(self, request: Request, handler: Handler) -> None:
         """Does what `Sanic.handle_request` and `handle_exception` do."""
@@ -310,5 +315,5 @@ def read_headers(lines: bytes) -> PlainHeaders | None:
         or not _LENGTH.fullmatch(lengths[0])
     ):
         return None
-    are_bare = headers.get("content-type", _JSON) == _JSON and not _READ & headers.keys()
-    return PlainHeaders(headers, int(lengths[0]), are_bare)
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return PlainHeaders(headers, int(lengths[0]), content_type, not _READ & headers.keys())

@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from sanic import Blueprint, HTTPResponse, Request
@@ -30,7 +30,6 @@ from aggregator.messages import (
     ProgressQuery,
     decode_answer,
 )
-from aggregator.router import Router
 from api import documentation as doc
 from api.answer import encoded_answer, encoded_response
 from api.context import credits_positions, router
@@ -140,11 +139,11 @@ async def continue_list(request: Request, user: str) -> HTTPResponse:
     return answer(ListAnswer(_progresses(name, movies)))
 
 
-def _begin_progress(router: Router, body: bytes, user: str, slug: str) -> Awaited | None:
+def _begin_progress(ctx: Any, body: bytes, _: str, user: str, slug: str) -> Awaited | None:
     if body:
         return None
     query = ProgressQuery(name_of("user", user), name_of("slug", slug))
-    return Awaited(router.ask_about(query.user, query), partial(_encode_progress, query))
+    return Awaited(ctx.router.ask_about(query.user, query), partial(_encode_progress, query))
 
 
 def _encode_progress(query: ProgressQuery, encoded: msgspec.Raw) -> bytes:

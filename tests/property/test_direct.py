@@ -20,16 +20,25 @@ from aggregator.messages import Applied, Refused
 from aggregator.router import Router
 from aggregator.shard import Shard
 from api.app import create_app
+from api.arrow_stream import CONTENT_TYPE
+from api.events import PARSED_AT_ONCE_BYTES_MAX
 from api.settings import Settings
 from api.swift import SwiftProtocol
-from tests.serving import Address, Client, exchanged, served
+from tests import arrow_streams
+from tests.serving import Address, Client, cut, exchanged, served
 from tests.shards import NOW_MS, Clock, settings_of
 
 END = b"\r\n\r\nok\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 HEARTBEAT = b'{"user": "ana", "slug": "film", "at": 1.5}'
 
-Exchange = Callable[[bytes], bytes]
+ARRAY = b"[%b]" % b", ".join([HEARTBEAT] * 100)
+LINES = b"\n".join([HEARTBEAT] * 100)
+NDJSON = b"Content-Type: application/x-ndjson"
+ARROW = b"Content-Type: " + CONTENT_TYPE.encode()
+
+#: Of a request, or of the pieces of one.
+Exchange = Callable[..., bytes]
 
 
 def post(body: bytes, *headers: bytes, path: bytes = b"/") -> bytes:
@@ -70,7 +79,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
         serving = lane_of(make_app(), shard.handle, QueueLimits())
         address = runner.run(serving.__aenter__())
         try:
-            yield lambda request: runner.run(exchanged(address, [request, LAST], END))
+            yield lambda *pieces: runner.run(exchanged(address, [*pieces, LAST], END))
         finally:
             runner.run(serving.__aexit__(None, None, None))
             runner.run(shard.close())
@@ -103,13 +112,21 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         (post(b'{"user":"ana","slug":"film","at":2,"session":"tv","id":"7","ts":1}'), True),
         (get(b"/v1/users/ana/movies/film"), True),
         (get(b"/v1/users/nobody/movies/film", b"If-Match: 7"), True),
-        (post(b"[%b]" % HEARTBEAT), False),
+        (post(b"[%b]" % HEARTBEAT), True),
+        (post(ARRAY), True),
+        (post(LINES, NDJSON), True),
+        (post(arrow_streams.seeds()[0], ARROW), True),
+        (post(b'[%b, {"user": "ana"}]' % HEARTBEAT), True),
+        (post(b'{"user": "\xc3\xbc", "slug": "film", "at": 1}'), False),
+        (post(b"[]"), False),
+        (post(b'[{"user": "ana"}]'), False),
+        (post(b"[%b]" % (b" " * PARSED_AT_ONCE_BYTES_MAX + HEARTBEAT)), False),
+        (post(HEARTBEAT, b"Content-Type: Application/JSON; charset=utf-8"), True),
         (post(HEARTBEAT, b"Idempotency-Key: a"), False),
         (post(HEARTBEAT, b"Content-Encoding: gzip"), False),
-        (post(HEARTBEAT, b"Content-Type: application/x-ndjson"), False),
+        (post(HEARTBEAT, NDJSON), True),
         (post(HEARTBEAT, path=b"/?x=1"), False),
         (post(b'{"user": "ana", "slug": "film"}'), False),
-        (post(b'{"user": "\xc3\xbc", "slug": "film", "at": 1}'), False),
         (post(b'{"user": "ana", "user": "bob", "slug": "film", "at": 1}'), False),
         (get(b"/v1/users/%C3%BC/movies/film"), False),
         (get(b"/v1/users/ana/movies/film/"), False),
@@ -122,6 +139,15 @@ def test_which_requests_need_no_handler(
     """Else the comparison below would compare handlers with themselves."""
     assert exchange(request_).endswith(END)
     assert taken == [request_.split(b"\r\n", 1)[0]] * is_direct
+
+
+@pytest.mark.parametrize("request_", [post(HEARTBEAT), post(ARRAY), post(LINES, NDJSON)])
+def test_a_body_that_comes_in_pieces_needs_no_handler_either(
+    exchange: Exchange, taken: list[bytes], request_: bytes
+) -> None:
+    head, body = request_.split(b"\r\n\r\n")
+    assert exchange(head + b"\r\n\r\n", *cut(body, 2)).endswith(END)
+    assert len(taken) == 1
 
 
 HEADERS = st.sampled_from(
@@ -176,10 +202,19 @@ def heartbeats(draw: st.DrawFn) -> bytes:
     lines = [b'"%b": %b' % member for member in members.items()]
     if draw(st.integers(0, 5)) == 0:
         lines.append(draw(st.sampled_from(lines)))
-    left, right = draw(
-        st.sampled_from([(b"{", b"}")] * 6 + [(b"[{", b"}]"), (b" {", b"}"), (b"", b"")])
-    )
+    left, right = draw(st.sampled_from([(b"{", b"}")] * 6 + [(b" {", b"}"), (b"", b"")]))
     return left + b", ".join(lines) + right
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """Of one heartbeat, or of many, with a few that differ from the others."""
+    if draw(st.booleans()):
+        return draw(heartbeats())
+    events = [HEARTBEAT] * draw(st.sampled_from([0, 0, 100]))
+    events += draw(st.lists(heartbeats(), min_size=not events, max_size=2))
+    start, between, end = draw(st.sampled_from([(b"[", b",", b"]"), (b"", b"\n", b"")]))
+    return start + between.join(events) + end
 
 
 @st.composite
@@ -187,19 +222,24 @@ def requests(draw: st.DrawFn) -> bytes:
     headers = draw(st.lists(HEADERS, max_size=2))
     if draw(st.booleans()):
         path = draw(st.sampled_from([b"/", b"/v1/events", b"/v1/events/", b"/?a=b"]))
-        return post(draw(heartbeats()), *headers, path=path)
+        return post(draw(bodies()), *headers, path=path)
     path = b"/v1/users/%b/movies/%b" % (draw(NAMES), draw(NAMES))
     return get(path + draw(st.sampled_from([b""] * 4 + [b"/", b"?a=b", b"/x"])), *headers)
 
 
-@example(get(b"/v1/users/ana/movies/film", b"Content-Length: 2") + b"ab")
-@given(request=requests())
+@example(get(b"/v1/users/ana/movies/film", b"Content-Length: 2") + b"ab", 1)
+@example(get(b"/v1/users/ana/movies/film", b"Content-Length: 2") + b"ab", 2)
+@example(post(arrow_streams.seeds()[1], ARROW), 1)
+@example(post(b"[%b, %b]" % (HEARTBEAT, b'{"user": 1}'), b"Connection: close"), 2)
+@given(request=requests(), pieces=st.sampled_from([1, 1, 1, 3]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_what_needs_no_handler_is_answered_as_by_one(exchange: Exchange, request: bytes) -> None:
+def test_what_needs_no_handler_is_answered_as_by_one(
+    exchange: Exchange, request: bytes, pieces: int
+) -> None:
     with by_handlers():
         exchange(request)  # from now on it changes nothing, if it has an id
         expected = exchange(request)
-    assert exchange(request) == expected
+    assert exchange(*cut(request, pieces)) == expected
 
 
 class SlowShard:

@@ -193,9 +193,9 @@ def test_which_requests_are_taken(exchange: Exchange, monkeypatch: pytest.Monkey
     """Else the comparison below would compare Sanic with itself."""
     taken: list[bytes] = []
 
-    def note(self: SwiftProtocol, request: Request, *others: Any) -> None:
-        taken.append(request.raw_url)
-        begin(self, request, *others)
+    def note(self: SwiftProtocol, first_line: bytes, *others: Any) -> bool:
+        taken.append(first_line.split()[1])
+        return begin(self, first_line, *others)
 
     begin = SwiftProtocol._begin
     monkeypatch.setattr(SwiftProtocol, "_begin", note)

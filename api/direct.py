@@ -3,7 +3,7 @@
 Nearly all requests bring heartbeats, and most others ask where a user was. To make a
 `Request` of one, look for its route and run its handler takes twice as long as what is
 done for it. So a route may have a `ctx_begin`, which takes those of its requests that
-have nothing unusual about them. The others, and those that fail at once, are its handler's.
+have nothing unusual about them. The others are its handler's.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Awaited(NamedTuple):
 
 
 #: Gets the context of the application, the body, its content type and what stands in the path.
-#: With None, or any error, it has done nothing, and the handler is asked.
+#: With None it has done nothing, and the handler is asked. It raises what the handler would.
 Begin = Callable[..., Awaited | None]
 #: Gets the headers of a request, and gives those that an answer has besides its own.
 HeadersFor = Callable[[Header], Mapping[str, str]]

@@ -71,16 +71,16 @@ _documented = partial(
 
 
 def _begin(ctx: Any, body: bytes, content_type: str) -> Awaited | None:
-    """Events of which any is valid, unless there are so many that others would wait."""
+    """Events, unless there are so many that others would wait, or none."""
     parser = _PARSERS.get(content_type)
     if parser is None or len(body) > PARSED_AT_ONCE_BYTES_MAX:
         return None
-    if parser is _parse_json and body[:1] == b"{":  # most requests, so with nothing to spare
+    if parser is _parse_json and body[:1] == b"{":
         event = plain_event(body)
-        if event is None:
-            return None
-        return Awaited(ctx.router.submit([event], None, len(body)), _encode_receipt)
+        if event is not None:  # as in most requests, so with nothing to spare
+            return Awaited(ctx.router.submit([event], None, len(body)), _encode_receipt)
     parsed = parser(body, ctx.settings)
+    _refuse_if_all_are_invalid(parsed)
     if not parsed.events:
         return None
     receipt = ctx.router.submit(parsed.events, None, len(body))
@@ -106,12 +106,16 @@ def events_at_root(request: Request) -> Awaitable[HTTPResponse]:
 
 async def _take(request: Request) -> HTTPResponse:
     parsed, size = await parse(request)
-    if parsed.rejected and not parsed.events:
-        raise bad_request("No event in the request is valid", parsed.errors)
+    _refuse_if_all_are_invalid(parsed)
     receipt = Receipt(received_ms=time.time_ns() // 10**6, duplicates=0)
     if parsed.events:
         receipt = await router(request).submit(parsed.events, idempotency_key(request), size)
     return JsonAnswer(_answer(parsed, receipt))
+
+
+def _refuse_if_all_are_invalid(parsed: Parsed) -> None:
+    if parsed.rejected and not parsed.events:
+        raise bad_request("No event in the request is valid", parsed.errors)
 
 
 def _answer(parsed: Parsed, receipt: Receipt) -> bytes:

@@ -148,8 +148,11 @@ def batch_of(found: Found) -> Batch | None:
 
 
 def plain_event(body: bytes) -> Event | None:
-    """The event that a body is; None, or an error, where `parse_json` is to say what it is."""
-    event = _event.decode(body)
+    """The event that a body is; None where `parse_json` is to say what it is."""
+    try:
+        event = _event.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
     return event if _is_plain(body, [event]) else None
 
 

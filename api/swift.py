@@ -203,8 +203,10 @@ class SwiftProtocol(BoundedProtocol):
         begin, names = found
         try:
             return begin(self.app.ctx, body, plain.content_type, *names)
-        except Exception:  # noqa: BLE001 - the handler meets it, too
-            return None
+        except Exception as error:  # noqa: BLE001 - the client gets it, whatever it is
+            reply = self.loop.create_future()
+            reply.set_exception(error)
+            return Awaited(reply, bytes)
 
     def _wait(self, directly: _Directly, reply: asyncio.Future[Any]) -> None:
         self._directly, self._answering = directly, reply

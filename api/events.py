@@ -78,7 +78,7 @@ def _begin(ctx: Any, body: bytes, content_type: str) -> Awaited | None:
     if parser is _parse_json and body[:1] == b"{":
         event = plain_event(body)
         if event is not None:  # as in most requests, so with nothing to spare
-            return Awaited(ctx.router.submit([event], None, len(body)), _encode_receipt)
+            return Awaited(ctx.router.submit([event], None, len(body)), _encode_answer_to_one)
     parsed = parser(body, ctx.settings)
     _refuse_if_all_are_invalid(parsed)
     if not parsed.events:
@@ -137,13 +137,12 @@ def _encode_answer(parsed: Parsed, receipt: Receipt) -> bytes:
     return encoded_answer(_answer(parsed, receipt))
 
 
-def _encode_receipt(receipt: Receipt) -> bytes:
-    """The answer to one event."""
-    return _encoded_receipt(receipt.duplicates, receipt.received_ms)
+def _encode_answer_to_one(receipt: Receipt) -> bytes:
+    return _encoded_answer_to_one(receipt.duplicates, receipt.received_ms)
 
 
 @lru_cache(maxsize=256)
-def _encoded_receipt(duplicates: int, received_ms: int) -> bytes:
+def _encoded_answer_to_one(duplicates: int, received_ms: int) -> bytes:
     return encoded_answer(_nothing_rejected(1 - duplicates, duplicates, received_ms))
 
 

@@ -204,9 +204,9 @@ class SwiftProtocol(BoundedProtocol):
         try:
             return begin(self.app.ctx, body, plain.content_type, *names)
         except Exception as error:  # noqa: BLE001 - the client gets it, whatever it is
-            reply = self.loop.create_future()
-            reply.set_exception(error)
-            return Awaited(reply, bytes)
+            failed = self.loop.create_future()
+            failed.set_exception(error)
+            return Awaited(failed, bytes)  # which gets nothing to encode
 
     def _wait(self, directly: _Directly, reply: asyncio.Future[Any]) -> None:
         self._directly, self._answering = directly, reply

@@ -23,10 +23,6 @@ T = TypeVar("T", bound=np.generic)
 
 _HERE = Path(__file__).parent
 _LEAN: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
-#: No entry from C, which nothing takes and which takes as long to compile as what many do.
-_FROM_PYTHON: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True}
-#: No entry from Python either.
-_FROM_KERNELS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def _digest() -> str:
@@ -62,7 +58,7 @@ def kernel(function: F) -> F:
     Indexes are not checked. It lets other threads run meanwhile.
     """
     is_kept = _folder is not None
-    compiled: F = numba.njit(cache=is_kept, error_model="numpy", **_FROM_PYTHON)(function)
+    compiled: F = numba.njit(cache=is_kept, nogil=True, error_model="numpy")(function)
     return compiled
 
 
@@ -72,7 +68,7 @@ def lean_kernel(function: F) -> F:
     References to arrays are not counted in it, which may take longer than what it does.
     """
     is_kept = _folder is not None
-    compiled: F = numba.njit(cache=is_kept, **_LEAN, **_FROM_PYTHON)(function)
+    compiled: F = numba.njit(cache=is_kept, nogil=True, **_LEAN)(function)
     return compiled
 
 
@@ -81,13 +77,13 @@ def helper(function: F) -> F:
 
     A call hands over each table as ten numbers, which takes longer than what most of them do.
     """
-    compiled: F = numba.njit(forceinline=True, **_LEAN, **_FROM_KERNELS)(function)
+    compiled: F = numba.njit(forceinline=True, **_LEAN)(function)
     return compiled
 
 
 def allocating_helper(function: F) -> F:
     """What only kernels call, and makes arrays."""
-    compiled: F = numba.njit(inline="never", error_model="numpy", **_FROM_KERNELS)(function)
+    compiled: F = numba.njit(inline="never", error_model="numpy")(function)
     return compiled
 
 

@@ -5,7 +5,7 @@
 # Else each of many processes compiles all modules for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test soak lint browser format bench lock clean
+.PHONY: help serve test soak lint modules browser format bench lock clean
 
 KERNELS = .venv/aggregator.kernels .venv/api.kernels
 TOGETHER = @$(MAKE) --no-print-directory --silent --jobs 3
@@ -21,7 +21,7 @@ serve: .venv/runtime.stamp ## Run the service
 # Three at a time on two cores: they often wait, for a disk or a server that starts. Which tests
 # stay together is said in tests/conftest.py; what takes long comes first, so that none ends last.
 test: .venv/dev.stamp ## Run all checks, then all tests
-	$(TOGETHER) $(KERNELS) browser lint
+	$(TOGETHER) $(KERNELS) browser lint modules
 	.venv/bin/pytest -q --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 soak: .venv/dev.stamp ## Break things for hours: the fault tests, PLAYHEAD_ROUNDS (20) times as long
@@ -32,6 +32,10 @@ lint: .venv/dev.stamp ## Check style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+# What nobody has imported yet, each process of the tests would compile for itself.
+modules: .venv/dev.stamp
+	@.venv/bin/pytest -qq --collect-only --no-header >.venv/modules.log || { cat .venv/modules.log; exit 1; }
 
 browser: .venv/dev.stamp
 	@sh scripts/browser.sh

@@ -5,6 +5,8 @@ as words of 8, so it begins where both do, and so does each of several in a row.
 kernels index by what is in a batch without looking, so it is checked here first.
 """
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from kernels.hashing import Bytes, hash_bytes
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
+T = TypeVar("T", bound=np.generic)
 
 #: The header in words of 4 bytes: how many, and where counts are, three of them for tables.
 HEADER_WORDS = 8
@@ -162,7 +165,7 @@ def _join_numbers(
     for column in range(len(numbers)):
         row = numbers[column, event : event + events]
         if column == 0 or _has(words, start, _FIRST_OPTIONAL + column - 1):
-            row[:] = longs[place : place + events]
+            _copy(longs[place : place + events], row)
             place += events
         else:
             row[:] = absent[column]
@@ -206,11 +209,19 @@ def join(
             _shift(of_names, size[table], offsets[to : to + more_names])
             more_bytes = _count(words, start, _SIZES + table)
             at = first_byte[table] + size[table]
-            joined[at : at + more_bytes] = data[of_bytes[table] : of_bytes[table] + more_bytes]
+            own_bytes = data[of_bytes[table] : of_bytes[table] + more_bytes]
+            _copy(own_bytes, joined[at : at + more_bytes])
             name[table] += more_names
             size[table] += more_bytes
         event += more_events
     return FINE, numbers, codes, offsets, joined, names, sizes
+
+
+@helper
+def _copy(values: NDArray[T], copied: NDArray[T]) -> None:
+    """As a slice does, but with nothing to compile for lengths that differ."""
+    for i in range(len(values)):
+        copied[i] = values[i]
 
 
 @helper

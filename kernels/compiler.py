@@ -11,11 +11,12 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import numba
 import numpy as np
 import psutil
+from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -23,6 +24,14 @@ T = TypeVar("T", bound=np.generic)
 
 _HERE = Path(__file__).parent
 _LEAN: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
+#: No entry from C, which nothing takes and which takes as long to compile as what many do.
+_FROM_PYTHON: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True}
+#: No entry from Python either: a call through it would end the process.
+_FROM_KERNELS: dict[str, Any] = {
+    "nopython": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 
 def _digest() -> str:
@@ -58,7 +67,7 @@ def kernel(function: F) -> F:
     Indexes are not checked. It lets other threads run meanwhile.
     """
     is_kept = _folder is not None
-    compiled: F = numba.njit(cache=is_kept, nogil=True, error_model="numpy")(function)
+    compiled: F = numba.njit(cache=is_kept, error_model="numpy", **_FROM_PYTHON)(function)
     return compiled
 
 
@@ -68,8 +77,19 @@ def lean_kernel(function: F) -> F:
     References to arrays are not counted in it, which may take longer than what it does.
     """
     is_kept = _folder is not None
-    compiled: F = numba.njit(cache=is_kept, nogil=True, **_LEAN)(function)
+    compiled: F = numba.njit(cache=is_kept, **_LEAN, **_FROM_PYTHON)(function)
     return compiled
+
+
+class _Helper(CPUDispatcher):
+    def __call__(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"{self.py_func.__name__} is called by kernels only: make it a kernel, or wrap it"
+        )
+
+
+def _only_for_kernels(function: F, **options: object) -> F:
+    return cast(F, _Helper(function, targetoptions={**options, **_FROM_KERNELS}))
 
 
 def helper(function: F) -> F:
@@ -77,14 +97,12 @@ def helper(function: F) -> F:
 
     A call hands over each table as ten numbers, which takes longer than what most of them do.
     """
-    compiled: F = numba.njit(forceinline=True, **_LEAN)(function)
-    return compiled
+    return _only_for_kernels(function, forceinline=True, **_LEAN)
 
 
 def allocating_helper(function: F) -> F:
     """What only kernels call, and makes arrays."""
-    compiled: F = numba.njit(inline="never", error_model="numpy")(function)
-    return compiled
+    return _only_for_kernels(function, inline="never", error_model="numpy")
 
 
 def let_go() -> None:

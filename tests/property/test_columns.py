@@ -12,6 +12,7 @@ from aggregator.intmap import IntMap
 from aggregator.names import RETIRED, Names
 from aggregator.recent import RecentHashes
 from kernels.batches import hash_names
+from kernels.compiler import kernel
 from kernels.merging import union
 from persistence.strings import Strings
 
@@ -92,9 +93,14 @@ def test_many_names_are_found_and_those_forgotten_come_back_as_others() -> None:
     assert loaded.to_list() == [name for name in table.to_list() if name != RETIRED]
 
 
+@kernel
+def union_of(start: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    return union(start, end)
+
+
 @given(INTERVALS)
 def test_a_union_is_a_set_of_integers(intervals: list[tuple[int, int]]) -> None:
-    start, end = union(*map(np.ascontiguousarray, np.array(intervals, np.int64).T))
+    start, end = union_of(*map(np.ascontiguousarray, np.array(intervals, np.int64).T))
     covered = {number for first, stop in intervals for number in range(first, stop)}
     numbers = [n for s, e in zip(start, end, strict=True) for n in range(s, e)]
     assert numbers == sorted(covered)

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from numba.core.registry import CPUDispatcher
 
 from aggregator import collector, erasure, warm_up
 from aggregator.event import Event, Part, to_batch
@@ -201,7 +202,7 @@ def _kernels(module: ModuleType) -> dict[str, int]:
     return {
         f"{module.__name__}.{name}": len(value.signatures)
         for name, value in vars(module).items()
-        if hasattr(value, "signatures")
+        if isinstance(value, CPUDispatcher)
         and value.py_func.__module__ == module.__name__
         and value.targetoptions.get("nogil")
     }

@@ -27,13 +27,18 @@ class FileAccess:
                     yield
                     return
 
-    async def hold(self, holder: int, seconds: float) -> None:
-        """After a change under way, no other begins before `release` or so many seconds."""
+    async def hold(self, holder: int, seconds: float) -> bool:
+        """After a change under way, no other begins before `release` or so many seconds.
+
+        Returns whether a hold of the same holder had lasted until now.
+        """
         async with self._lock:
+            has_lasted = holder in self._holders
             self.release(holder)
             self._is_free.clear()
             loop = asyncio.get_running_loop()
             self._holders[holder] = loop.call_later(seconds, self.release, holder)
+            return has_lasted
 
     def release(self, holder: int) -> None:
         """Ends the hold of one, if there is any."""

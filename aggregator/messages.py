@@ -73,6 +73,9 @@ class Exported(msgspec.Struct, tag=True, frozen=True):
 class Held(msgspec.Struct, tag=True, frozen=True):
     """Files stay as they are, for as long as was asked for."""
 
+    #: Whether that renews a hold which had lasted until now.
+    has_lasted: bool = False
+
 
 class Tabled(msgspec.Struct, tag=True, frozen=True):
     """All that the state says after the record `sequence`: Arrow IPC streams, by table name.

@@ -37,9 +37,9 @@ class Onlookers:
         if not self._is_meant(request.folder):
             return self._refused()
         if request.seconds > 0:
-            await self._files.hold(request.holder, min(request.seconds, HOLD_S_MAX))
-        else:
-            self._files.release(request.holder)
+            seconds = min(request.seconds, HOLD_S_MAX)
+            return Held(has_lasted=await self._files.hold(request.holder, seconds))
+        self._files.release(request.holder)
         return Held()
 
     async def tables(self, request: TablesRequest, sequence: int) -> Tabled | Refused:

@@ -74,13 +74,14 @@ class RunningShard:
         finally:
             self.hold(0)
 
-    def hold(self, seconds: float) -> bool:
-        """Begins or renews that, or ends it with 0; False when the shard is not there."""
+    def hold(self, seconds: float) -> Held | None:
+        """Begins or renews that, or ends it with 0; None when the shard is not there."""
         request = HoldRequest(self._data, self._holder, seconds)
         try:
-            return isinstance(self._ask(encode_hold(request)), Held)
+            reply = self._ask(encode_hold(request))
         except OSError:
-            return False
+            return None
+        return reply if isinstance(reply, Held) else None
 
     def _ask(self, frame: bytes) -> Reply:
         return decode_reply(asyncio.run(_call(self._socket, frame)))
@@ -98,7 +99,7 @@ async def _call(socket: Path, frame: bytes) -> bytes:
 def find(namespace: str, shard: int, data: Path) -> RunningShard | None:
     """The shard, if it runs here, that keeps its data in the folder `data`."""
     found = (RunningShard(socket_path(folder, shard), data) for folder in folders(namespace))
-    return next((running for running in found if running.hold(0)), None)
+    return next((running for running in found if running.hold(0) is not None), None)
 
 
 def _is_own(folder: Path) -> bool:

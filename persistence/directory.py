@@ -8,18 +8,27 @@ is the data from the moment at which the manifest says so.
 
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from persistence import manifest as manifests
-from persistence.errors import DamagedError, PersistenceError, SettingsMismatchError
+from persistence.errors import (
+    BackupUnderWayError,
+    DamagedError,
+    LockedError,
+    PersistenceError,
+    SettingsMismatchError,
+)
 from persistence.files import FolderLock, make_folder
 
 FORMAT = 3
 
 _GENERATION = "generation-"
+_LINKS = "backup.tmp"
 
 
 class NoDataError(PersistenceError):
@@ -113,14 +122,35 @@ class DataDirectory:
         """What a generation left that is not the data any more, or never came to be it."""
         root = self.manifest.root(self.path)
         gone = [each for each in self.path.glob(f"{_GENERATION}*") if each != root]
-        gone += [each for each in self.path.glob("*.tmp") if each.is_dir()]
         if root != self.path:
             gone += [*self.path.glob("shard-*"), *self.path.glob("events")]
         for folder in gone:
             shutil.rmtree(folder)
+        if (self.path / _LINKS).exists():
+            with suppress(BackupUnderWayError), linking(self.path):  # else a backup needs it yet
+                pass
 
     def close(self) -> None:
         self._lock.release()
+
+
+@contextmanager
+def linking(path: Path) -> Iterator[Path]:
+    """A folder of the data directory for the links of a backup: new, and gone at the end.
+
+    Raises `BackupUnderWayError` while another has it.
+    """
+    links = path / _LINKS
+    try:
+        lock = FolderLock(path, name="BACKUP.LOCK")
+    except LockedError as error:
+        raise BackupUnderWayError(path) from error
+    try:
+        shutil.rmtree(links, ignore_errors=True)
+        yield links
+    finally:
+        shutil.rmtree(links, ignore_errors=True)
+        lock.release()
 
 
 def read_manifest(path: Path) -> Manifest:

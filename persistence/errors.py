@@ -17,6 +17,13 @@ class LockedError(PersistenceError):
         )
 
 
+class BackupUnderWayError(PersistenceError):
+    """Another process copies this data."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"another backup of {path} is under way: wait until it has ended")
+
+
 class DamagedError(PersistenceError):
     """A file is not what was written. Nothing has been changed."""
 

@@ -42,11 +42,11 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 class FolderLock:
-    """An exclusive lock on `folder/LOCK`, released when the process ends, however it ends."""
+    """An exclusive lock on a file in a folder, released when the process ends, however it ends."""
 
-    def __init__(self, folder: Path, wait_s: float = 0.0) -> None:
+    def __init__(self, folder: Path, wait_s: float = 0.0, name: str = "LOCK") -> None:
         """Raises `LockedError` when the lock is still taken after `wait_s` seconds."""
-        path = folder / "LOCK"
+        path = folder / name
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait_s
         while True:

@@ -154,9 +154,12 @@ def facts_between(
 
 
 def tidy_up(folders: Folders, alone: bool) -> None:
-    """Removes what the newest snapshot makes superfluous; all else if it stands alone."""
+    """Removes what the newest snapshot makes superfluous; all else if it stands alone.
+
+    What a crash left unfinished after that snapshot stays, as it has nothing of what was erased.
+    """
     oldest = snapshot.prune(folders.snapshots, alone)
     needed = min(oldest, folders.store.archived_sequence()) + 1
     log.drop_before(folders.log, needed)
     if alone:
-        log.drop_broken_tails(folders.log)
+        log.drop_broken_tails(folders.log, up_to=oldest)

@@ -27,7 +27,7 @@ import psutil
 import pyarrow as pa
 
 from aggregator import checkpoint, logs
-from aggregator.checkpoint import Folders, Frozen
+from aggregator.checkpoint import ALONE, Folders, Frozen
 from aggregator.lifeline import EXIT_ORPHANED
 from aggregator.recovery import replayed
 from aggregator.rules import Rules
@@ -133,6 +133,8 @@ def main() -> None:
         if orders.readline():
             if damage:  # else it would count among those that are kept
                 snapshot.set_aside(folders.snapshots, damage)
+            if newest is not None:  # the one that wrote it may have been killed before it could
+                checkpoint.tidy_up(folders, alone=newest.extra[ALONE])
             checkpoint.write(folders, frozen)
             _send(reports, Report())
     except (OSError, PersistenceError) as error:

@@ -230,10 +230,11 @@ def drop_before(folder: Path, sequence: int) -> None:
         sync_folder(folder)
 
 
-def drop_broken_tails(folder: Path) -> None:
-    """Removes what `replay` set aside."""
+def drop_broken_tails(folder: Path, up_to: int) -> None:
+    """Removes what `replay` set aside of segments that begin with the record `up_to`, or before."""
     for path in broken_tails(folder):
-        path.unlink()
+        if int(path.name.partition(".")[0]) <= up_to:
+            path.unlink()
     sync_folder(folder)
 
 

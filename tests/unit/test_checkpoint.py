@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import threading
 import time
 from pathlib import Path
@@ -390,5 +391,25 @@ def test_a_checkpoint_comes_after_the_interval(tmp_path: Path) -> None:
         shard = open_shard(tmp_path)
         assert shard.recovered.startswith("1 events from the snapshot, 0 from the log")
         await shard.close()
+
+    asyncio.run(run())
+
+
+def test_a_tail_cut_short_after_an_erase_was_final_is_kept(tmp_path: Path) -> None:
+    """The start that set it aside removed it, as if it were from before."""
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        await send(shard, 1, [*watch("u", "m", 0, 50), *watch(GONE, "m", 0, 50)])
+        await order(shard, 1, Erase(GONE))
+        await shard.checkpoint()
+        await send(shard, 2, watch("u", "m", 60, 70))
+        crash(shard)
+        newest = max((tmp_path / "shard-0000" / "log").glob("*.log"))
+        os.truncate(newest, newest.stat().st_size - 5)
+        for _ in range(2):
+            shard = Shard(settings_of(tmp_path), Clock())
+            assert len(log.broken_tails(shard._folders.log)) == 1
+            crash(shard)
 
     asyncio.run(run())

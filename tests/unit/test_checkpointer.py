@@ -1,6 +1,7 @@
 """Checkpoints made by a process beside the shard: the same as its own, and it ends with it."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from aggregator import checkpointer
+from aggregator import checkpoint, checkpointer
 from aggregator.checkpoint import Frozen
 from aggregator.checkpointer import Checkpointer, CheckpointError, Order
 from aggregator.commands import Erase, MarkCompleted, SetPosition
@@ -210,3 +211,31 @@ def test_it_yields_to_others() -> None:
     script = "import os; from aggregator import checkpointer as c; c._yield_to_others(); "
     found = subprocess.check_output([sys.executable, "-c", f"{script}print(os.nice(0))"])
     assert int(found) == os.nice(0) + checkpointer.NICENESS
+
+
+def test_an_erase_is_final_though_the_one_before_could_not_tidy_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found its snapshot written, with nothing more to erase, and kept the one before."""
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        await send(shard, 1, [*watch("gone", "m", 0, 100), *watch("stays", "m", 0, 50)])
+        await shard.checkpoint()
+        aside = tmp_path / "shard-0000" / "log" / f"{1:020}.log.1.broken"
+        aside.write_bytes(b"of an event of gone")
+        await order(shard, 1, Erase("gone"))
+        with monkeypatch.context() as failing:
+            failing.setattr(checkpoint, "tidy_up", fail)
+            await shard.checkpoint()
+        assert shard._checkpoints.erasing
+        assert files_with(tmp_path, "gone")
+        await shard._checkpoints._write_beside(2)
+        assert files_with(tmp_path, "gone") == []
+        crash(shard)
+        assert len(snapshot.complete(shard._folders.snapshots)) == 1
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    asyncio.run(run())

@@ -472,7 +472,9 @@ def test_tails_set_aside_are_dropped_when_told(tmp_path: Path) -> None:
     segment.write_bytes(segment.read_bytes()[:-1])
     assert sequences(tmp_path) == [1, 2]
     assert len(log.broken_tails(tmp_path / "log")) == 1
-    log.drop_broken_tails(tmp_path / "log")
+    log.drop_broken_tails(tmp_path / "log", up_to=0)
+    assert len(log.broken_tails(tmp_path / "log")) == 1, "it is of what came later"
+    log.drop_broken_tails(tmp_path / "log", up_to=1)
     assert log.broken_tails(tmp_path / "log") == []
     assert sequences(tmp_path) == [1, 2]
 

@@ -45,6 +45,17 @@ class _Ways:
     connections: Sequence[Connection] = ()
 
 
+async def _ways_over(description: Description) -> _Ways:
+    """Over the shard's sockets; both, or none is left open."""
+    queries = await wire.connect(description.queries_path)
+    try:
+        others = await wire.connect(description.socket_path)
+    except BaseException:
+        queries.close()
+        raise
+    return _Ways(queries.call, others.call, [queries, others])
+
+
 class ShardLink:
     """Sends frames to one shard, from one event loop."""
 
@@ -94,9 +105,7 @@ class ShardLink:
                 if description.failure is not None:
                     return through_ray  # it may recover, so ask again next time
                 if description.node_id == self._node_id:
-                    queries = await wire.connect(description.queries_path)
-                    others = await wire.connect(description.socket_path)
-                    self._ways = _Ways(queries.call, others.call, [queries, others])
+                    self._ways = await _ways_over(description)
                 else:
                     self._ways = through_ray
             return self._ways

@@ -1,9 +1,12 @@
 """Names to small integers and back."""
 
 import secrets
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from aggregator.memory import grown, zeros
@@ -14,6 +17,8 @@ from persistence.strings import Strings
 
 #: In place of a name that was forgotten; no name is empty.
 RETIRED = ""
+#: So many names are handled together: of 256 bytes each, they are below the 2 GiB of `Strings`.
+TOGETHER_MAX = 1 << 22
 _LOAD_MAX = 0.7
 _GROWTH = 1.5
 _SLOTS_MIN = 1 << 10
@@ -76,11 +81,12 @@ class Names:
 
     def hashes(self, first: int = 0) -> NDArray[np.uint64]:
         """XXH64 of each name from a code on."""
-        strings = self._slice(first)
-        return hash_names(strings.offsets, strings.data, np.uint64(0))
+        some = [hash_names(n.offsets, n.data, np.uint64(0)) for n in self._slices(first)]
+        return np.concatenate([np.empty(0, np.uint64), *some])
 
     def to_list(self) -> list[str]:
-        return [RETIRED if c in self._retired else n for c, n in enumerate(self._slice(0))]
+        every = chain.from_iterable(self._slices())
+        return [RETIRED if code in self._retired else name for code, name in enumerate(every)]
 
     def to_arrow(self) -> pa.LargeStringArray:
         """All names by code, those retired as zeros of their length; not a copy."""
@@ -90,13 +96,18 @@ class Names:
 
     def load_arrow(self, stored: pa.ChunkedArray) -> None:
         """Fills an empty table with distinct names."""
-        for chunk in stored.cast(pa.string()).chunks:
-            self.intern(Strings.of_arrow(chunk), np.ones(len(chunk), np.bool_))
+        self._reserve(len(stored), pc.sum(pc.binary_length(stored)).as_py() or 0)
+        for chunk in stored.chunks:
+            for first in range(0, len(chunk), TOGETHER_MAX):
+                some = Strings.of_arrow(chunk.slice(first, TOGETHER_MAX))
+                self.intern(some, np.ones(len(some), np.bool_))
 
-    def _slice(self, first: int) -> Strings:
-        starts = self._starts[first : self._count + 1]
-        offsets = (starts - starts[0]).astype(np.int32)
-        return Strings(offsets, self._arena[starts[0] : starts[-1]])
+    def _slices(self, first: int = 0) -> Iterator[Strings]:
+        """All names from a code on."""
+        for start in range(first, self._count, TOGETHER_MAX):
+            starts = self._starts[start : min(start + TOGETHER_MAX, self._count) + 1]
+            offsets = (starts - starts[0]).astype(np.int32)
+            yield Strings(offsets, self._arena[starts[0] : starts[-1]])
 
     def _reserve(self, more: int, more_bytes: int) -> None:
         self._arena = grown(self._arena, int(self._starts[self._count]) + more_bytes)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aggregator.answers import progress_columns
-from aggregator.names import Names
+from aggregator.names import TOGETHER_MAX, Names
 from aggregator.state import State
 from kernels.rows import NONE
 
@@ -100,8 +100,12 @@ def _hours(state: State) -> pa.Table:
     )
 
 
-def _names(names: Names, codes: NDArray[Any]) -> pa.Array:
-    return names.to_arrow().take(pa.array(codes.astype(np.int64))).cast(pa.string())
+def _names(names: Names, codes: NDArray[Any]) -> pa.ChunkedArray:
+    """A chunk of strings has less than 2 GiB."""
+    every = names.to_arrow()
+    some = (codes[i : i + TOGETHER_MAX] for i in range(0, len(codes), TOGETHER_MAX))
+    chunks = [every.take(pa.array(part.astype(np.int64))).cast(pa.string()) for part in some]
+    return pa.chunked_array(chunks, pa.string())
 
 
 def _nullable(column: NDArray[Any]) -> pa.Array:

@@ -29,14 +29,15 @@ class Strings:
         return cls(offsets, np.frombuffer(b"".join(encoded), np.uint8))
 
     @classmethod
-    def of_arrow(cls, strings: pa.StringArray) -> "Strings":
-        """Without a copy of the bytes, if it can; `strings` has no null."""
+    def of_arrow(cls, strings: pa.StringArray | pa.LargeStringArray) -> "Strings":
+        """Without a copy of the bytes; `strings` has no null, and less than 2 GiB of them."""
         if not len(strings):
             return cls.of([])
         _, offsets, data = strings.buffers()
-        ends = np.frombuffer(offsets, np.int32, len(strings) + 1, 4 * strings.offset)
+        each = np.dtype(np.int64 if pa.types.is_large_string(strings.type) else np.int32)
+        ends = np.frombuffer(offsets, each, len(strings) + 1, each.itemsize * strings.offset)
         content = np.frombuffer(b"" if data is None else data, np.uint8)[ends[0] : ends[-1]]
-        return cls(ends - ends[0], content)
+        return cls((ends - ends[0]).astype(np.int32, copy=False), content)
 
     @classmethod
     def cut(

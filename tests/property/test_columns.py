@@ -1,5 +1,7 @@
 """The structures under the state, against Python's own."""
 
+import mmap
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from aggregator import names
 from aggregator.intmap import IntMap
 from aggregator.names import RETIRED, Names
 from aggregator.recent import RecentHashes
@@ -150,3 +153,28 @@ def test_a_record_holds_a_request_once(reload: bool) -> None:
         loaded.load_arrow(recent.to_arrow(), recent.young_since_ms)
         recent = loaded
     assert keyed(recent, [5, 6, 6], [0, 0, 0]).tolist() == [True, False, False]
+
+
+def test_more_names_than_are_handled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 GiB of names, a snapshot could be written and not read."""
+    wanted = [f"user-{number}" for number in range(1_000)]
+    few = Names()
+    few.intern(Strings.of(wanted), np.ones(1_000, np.bool_))
+    hashes, stored = few.hashes(), pa.chunked_array([few.to_arrow()])
+    monkeypatch.setattr(names, "TOGETHER_MAX", 64)
+    assert (few.hashes() == hashes).all()
+    assert (few.hashes(990) == hashes[990:]).all()
+    assert len(few.hashes(1_000)) == 0
+    loaded = Names()
+    loaded.load_arrow(stored)
+    assert loaded.to_list() == few.to_list() == wanted
+
+
+def test_strings_beyond_2_gib_are_taken_in_parts() -> None:
+    far = (1 << 31) + 5
+    data = mmap.mmap(-1, far + 4)  # takes no memory where nothing is written
+    data[far:] = b"anna"
+    ends = np.array([0, far, far + 1, far + 4])
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
+    strings = pa.Array.from_buffers(pa.large_string(), 3, buffers)
+    assert Strings.of_arrow(strings.slice(1)).to_list() == ["a", "nna"]

@@ -18,7 +18,7 @@ from api.answer import JsonAnswer, encoded_answer
 from api.arrow_intake import parse_arrow
 from api.context import router, settings
 from api.direct import Awaited
-from api.intake import Parsed, gunzip, parse_json, parse_ndjson, plain_event
+from api.intake import Parsed, columns_of, gunzip, parse_json, parse_ndjson, plain_event
 from api.problems import (
     ERRORS_LISTED_MAX,
     ProblemError,
@@ -31,6 +31,8 @@ blueprint = Blueprint("events")
 
 #: Larger bodies are parsed beside the event loop, which others wait for.
 PARSED_AT_ONCE_BYTES_MAX = 1 << 18
+#: So are these, unless a kernel takes all of them: others take twenty times as long.
+PARSED_SLOWLY_AT_ONCE_BYTES_MAX = 1 << 14
 #: Each thread has memory of its own for a body's events: with more, none of it stays in a cache.
 _PARSED_BESIDE_MAX = 2
 
@@ -79,12 +81,22 @@ def _begin(ctx: Any, body: bytes, content_type: str) -> Awaited | None:
         event = plain_event(body)
         if event is not None:  # as in most requests, so with nothing to spare
             return Awaited(ctx.router.submit([event], None, len(body)), _encode_answer_to_one)
-    parsed = parser(body, ctx.settings)
+    parsed = _parse_swiftly(parser, body, ctx.settings)
+    if parsed is None:
+        return None
     _refuse_if_all_are_invalid(parsed)
     if not parsed.events:
         return None
     receipt = ctx.router.submit(parsed.events, None, len(body))
     return Awaited(receipt, partial(_encode_answer, parsed))
+
+
+def _parse_swiftly(parser: Parser, body: bytes, limits: Settings) -> Parsed | None:
+    """None if that cannot be done at once."""
+    if parser is _parse_arrow or len(body) <= PARSED_SLOWLY_AT_ONCE_BYTES_MAX:
+        return parser(body, limits)
+    batch = columns_of(body, limits.events_max, is_lines=parser is _parse_ndjson)
+    return None if batch is None else Parsed(batch, [])
 
 
 @blueprint.post("/v1/events", ctx_begin=_begin)
@@ -161,28 +173,28 @@ async def parse(request: Request) -> tuple[Parsed, int]:
             f"{content_type} is not understood: send application/json, application/x-ndjson or "
             f"{arrow_stream.CONTENT_TYPE} (with curl: -H 'Content-Type: application/json')",
         )
-    body = request.body
     encoding = header(request, "content-encoding").lower()
-    if encoding == "gzip":
-        body = await asyncio.to_thread(gunzip, body, settings(request).body_bytes_max)
-    elif encoding not in ("", "identity"):
+    if encoding not in ("", "identity", "gzip"):
         raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"Content-Encoding {encoding} is not understood: send gzip, or none",
             headers={"Accept-Encoding": "gzip"},
         )
-    if len(body) > PARSED_AT_ONCE_BYTES_MAX:
-        loop = asyncio.get_running_loop()
-        limits = settings(request)
-        return await loop.run_in_executor(_parsing, _to_columns, parser, body, limits), len(body)
-    return parser(body, settings(request)), len(body)
+    body, limits = request.body, settings(request)
+    if encoding == "gzip" or len(body) > PARSED_SLOWLY_AT_ONCE_BYTES_MAX:
+        parsing = partial(_to_columns, parser, body, limits, is_gzip=encoding == "gzip")
+        return await asyncio.get_running_loop().run_in_executor(_parsing, parsing)
+    return parser(body, limits), len(body)
 
 
-def _to_columns(parser: Parser, body: bytes, limits: Settings) -> Parsed:
+def _to_columns(parser: Parser, body: bytes, limits: Settings, is_gzip: bool) -> tuple[Parsed, int]:
+    """As `parse`. Inflated here, few bodies are in memory at a time, however many wait."""
+    if is_gzip:
+        body = gunzip(body, limits.body_bytes_max)
     parsed = parser(body, limits)
     if isinstance(parsed.events, list) and parsed.events:
         parsed.events = to_batch([Part(parsed.events)])
-    return parsed
+    return parsed, len(body)
 
 
 def idempotency_key(request: Request) -> str | None:

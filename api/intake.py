@@ -37,6 +37,8 @@ COLUMNS_BYTES_MIN = 2_000
 #: In a larger body that is not JSON, the fields at fault are not looked for.
 EXPLAINED_BYTES_MAX = 1 << 20
 
+#: A digit, and what is between it and the next.
+_VALUE_BYTES_MIN = 2
 _FIELDS = Event.__struct_fields__
 #: Quotes in {"user": "u", "slug": "m", "at": 0}: three keys and two values.
 _QUOTES_OF_REQUIRED = 10
@@ -122,7 +124,16 @@ def _parse_many(body: bytes, events_max: int, form: _Form) -> Parsed:
         batch = columns_of(body, events_max, is_lines=form is _LINES)
         if batch is not None:
             return Parsed(batch, [])
+    if len(body) > events_max * _VALUE_BYTES_MIN:
+        # Before there is an object for each: of the smallest, 40 times the body's memory.
+        _check_count(count_values(body, events_max, is_lines=form is _LINES), events_max)
     return _parse(body, events_max, form)
+
+
+def count_values(body: bytes, values_max: int, is_lines: bool) -> int:
+    """In an array, or on lines; those past one more than the most are not counted."""
+    content = np.frombuffer(body, np.uint8)
+    return int(json_events.count(content, 0 if is_lines else 1, values_max))
 
 
 def columns_of(body: bytes, events_max: int, is_lines: bool) -> Batch | None:

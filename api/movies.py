@@ -150,9 +150,9 @@ async def retention(request: Request, slug: str) -> HTTPResponse:
 @blueprint.get("/<slug:str>/timeseries")
 @doc.operation(
     "When was this movie watched",
-    """Watch time by UTC hour or day, from the one that `from` is in to before `to`; without them
-from the first event to now. Of days longer ago than `hours_kept_days`, all stands at their first
-hour.""",
+    f"""Watch time by UTC hour or day, from the one that `from` is in to before `to`; without them
+from the first event to now, but the newest {POINTS_MAX} points at most. Of days longer ago than
+`hours_kept_days`, all stands at their first hour.""",
     answer=TimeseriesAnswer,
     path={"slug": "show_slug"},
     query={"from": (str, None), "to": (str, None), "step": (tuple(STEPS), "hour")},
@@ -182,11 +182,12 @@ async def _hours_asked_for(request: Request, slug: str, step_hours: int) -> tupl
         raise bad_request("from: must be before `to`")
     if to_ms is None:
         to_ms = (_hour_now() + 1) * HOUR_MS
-    if from_ms is None:
-        from_ms = await _first_ms(request, slug)
-    from_ms = min(from_ms, to_ms)
     step_ms = step_hours * HOUR_MS
-    first, end = from_ms // step_ms * step_hours, -(-to_ms // step_ms) * step_hours
+    end = -(-to_ms // step_ms) * step_hours
+    if from_ms is None:
+        most_hours = POINTS_MAX * step_hours
+        from_ms = max(await _first_ms(request, slug), (end - most_hours) * HOUR_MS)
+    first = min(from_ms, to_ms) // step_ms * step_hours
     if first < 0:
         raise bad_request("from: must not be before 1970")
     if end - first > POINTS_MAX * step_hours:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -11,7 +12,7 @@ from sanic import Request
 from aggregator.event import NAME_BYTES_MAX, Event
 from aggregator.messages import Place
 from api.intake import checked, explain
-from api.problems import FieldError, bad_request
+from api.problems import FieldError, ProblemError, bad_request
 
 _ETAG = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
 _CURSOR = re.compile(r"([0-9]{1,16})-([0-9]{1,18})")
@@ -102,6 +103,12 @@ def if_versions(request: Request) -> list[int] | None:
 
 def body_of(request: Request, shape: type[T]) -> T:
     """The JSON body as a struct; raises `ProblemError` that names the field at fault."""
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.lower() not in ("", "identity"):
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Encoding {encoding} is not understood here: send the JSON as it is",
+        )
     try:
         return msgspec.json.decode(request.body, type=shape)
     except msgspec.ValidationError as error:

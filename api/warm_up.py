@@ -8,7 +8,7 @@ import pyarrow as pa
 from aggregator.event import Part, to_batch
 from aggregator.router import shards_of
 from api.arrow_intake import parse_arrow
-from api.intake import COLUMNS_BYTES_MIN, parse_json, parse_ndjson
+from api.intake import COLUMNS_BYTES_MIN, count_values, parse_json, parse_ndjson
 from kernels import compiler
 from persistence.batch import Batch, Encoded
 
@@ -26,6 +26,7 @@ def warm_up() -> None:
         parse_ndjson(lines, len(_EVENTS)),
         parse_arrow(_arrow_stream(), len(_EVENTS), _LIMIT_BYTES),
     ]
+    count_values(array, len(_EVENTS), is_lines=False)
     parts = [Part(one.events, key) for one, key in zip(parsed, ("a", "b", None, "c"), strict=True)]
     encoded = to_batch(parts).encode()
     batch = Batch.decode(encoded)

@@ -8,7 +8,7 @@ does not give up at, it takes exactly as that one does.
 
 import numpy as np
 
-from kernels.compiler import helper, kernel
+from kernels.compiler import helper, kernel, lean_kernel
 from kernels.event_columns import (
     AT_MS,
     DURATION_MS,
@@ -61,6 +61,7 @@ _EVENT_BYTES_MIN = 31
 _QUOTE, _COMMA, _COLON, _POINT = ord('"'), ord(","), ord(":"), ord(".")
 _OPEN, _CLOSE, _OPEN_ARRAY, _CLOSE_ARRAY = ord("{"), ord("}"), ord("["), ord("]")
 _SPACE, _TAB, _LINE_FEED, _RETURN = ord(" "), ord("\t"), ord("\n"), ord("\r")
+_BACKSLASH = ord("\\")
 _MINUS, _ZERO, _NINE, _LOWER_E, _UPPER_E = ord("-"), ord("0"), ord("9"), ord("e"), ord("E")
 
 _QUOTES, _BACKSLASHES, _SPACES, _ZEROS = each('"'), each("\\"), each(" "), each("0")
@@ -378,3 +379,28 @@ def parse(body: Bytes, is_lines: bool, events_max: int) -> Found:
         _fill(text, size, is_lines, columns, names, event, pair, progress)
     events = GIVE_UP if progress[1] == GIVE_UP else progress[0]
     return found(text, events, progress[2], columns, names)
+
+
+@lean_kernel
+def count(text: Bytes, depth: int, values_max: int) -> int:
+    """The values so deep in arrays and objects; past `values_max` no more are counted.
+
+    What is not JSON gets some number.
+    """
+    values = level = 0
+    is_text = is_escaped = is_word = False
+    for byte in text:
+        if is_text:
+            is_text = is_escaped or byte != _QUOTE
+            is_escaped = byte == _BACKSLASH and not is_escaped
+            continue
+        is_text = byte == _QUOTE
+        is_open = byte in (_OPEN, _OPEN_ARRAY)
+        is_close = byte in (_CLOSE, _CLOSE_ARRAY)
+        is_between = byte <= _SPACE or byte in (_COMMA, _COLON)
+        values += level == depth and not (is_word or is_close or is_between)
+        if values > values_max:
+            break
+        is_word = not (is_text or is_open or is_close or is_between)
+        level += int(is_open) - int(is_close)
+    return values

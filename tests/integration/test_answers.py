@@ -1,5 +1,6 @@
 """What can be asked and changed beyond single totals, on a real server with two shards."""
 
+import gzip
 import json
 import time
 from collections.abc import Iterator
@@ -493,3 +494,22 @@ def test_amounts_instead_of_positions(amounts: Playhead) -> None:
     assert slugs(amounts, "/v1/users/amount/continue") == []
     problem_of(put(amounts, "/v1/users/amount/movies/sum/completed"), 409)
     assert amounts.get("/v1/movies/sum/timeseries?step=day").json()["points"][-1] is not None
+
+
+def test_a_series_that_began_long_ago_ends_now(server: Playhead) -> None:
+    """One event of long ago had all who gave no range refused, for ever."""
+    play(server, "ancient", "ancient", 0, ts=1)
+    play(server, "ancient", "ancient", 0, 20)
+    for step, hours in (("hour", 1), ("day", 24)):
+        points = server.get(f"/v1/movies/ancient/timeseries?step={step}").json()["points"]
+        assert len(points) == 10_000
+        first, last = (datetime.fromisoformat(points[place]["start"]) for place in (0, -1))
+        assert last - first == timedelta(hours=hours) * 9_999
+        assert sum(point["watch_seconds"] for point in points) == 20
+
+
+def test_an_encoded_body_is_refused_where_it_is_not_understood(server: Playhead) -> None:
+    body = gzip.compress(b'{"duration": 100}')
+    url, headers = server.url + "/v1/movies/zipped", {"Content-Encoding": "gzip"}
+    answer = requests.put(url, data=body, headers=headers, timeout=30)
+    assert "Content-Encoding gzip" in problem_of(answer, 415)["detail"]

@@ -21,7 +21,7 @@ from aggregator.router import Router
 from aggregator.shard import Shard
 from api.app import create_app
 from api.arrow_stream import CONTENT_TYPE
-from api.events import PARSED_AT_ONCE_BYTES_MAX
+from api.events import PARSED_AT_ONCE_BYTES_MAX, PARSED_SLOWLY_AT_ONCE_BYTES_MAX
 from api.settings import Settings
 from api.swift import SwiftProtocol
 from tests import arrow_streams
@@ -30,6 +30,8 @@ from tests.shards import NOW_MS, Clock, settings_of
 
 END = b"\r\n\r\nok\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+#: Which no kernel takes.
+ESCAPED = b'{"user": "b\\u00e9a", "slug": "film", "at": 1}'
 HEARTBEAT = b'{"user": "ana", "slug": "film", "at": 1.5}'
 
 ARRAY = b"[%b]" % b", ".join([HEARTBEAT] * 100)
@@ -122,6 +124,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         (post(b'[{"user": "ana"}]'), True),
         (post(b'[{"user": "ana"'), True),
         (post(b"[%b]" % (b" " * PARSED_AT_ONCE_BYTES_MAX + HEARTBEAT)), False),
+        (post(b"[%b]" % (b" " * PARSED_SLOWLY_AT_ONCE_BYTES_MAX + HEARTBEAT)), True),
+        (post(b"[%b]" % (b" " * PARSED_SLOWLY_AT_ONCE_BYTES_MAX + ESCAPED)), False),
+        (post(b"[%b]" % (b" " * 9_000 + ESCAPED)), True),
         (post(HEARTBEAT, b"Content-Type: Application/JSON; charset=utf-8"), True),
         (post(HEARTBEAT, b"Idempotency-Key: a"), False),
         (post(HEARTBEAT, b"Content-Encoding: gzip"), False),

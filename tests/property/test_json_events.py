@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from aggregator.event import Event, Part, to_batch
 from api import intake
+from api.intake import count_values
 from api.problems import ProblemError
 from api.warm_up import warm_up
 from persistence.batch import Batch
@@ -323,3 +324,18 @@ def test_one_flaw_in_a_large_body_is_named_and_costs_one_event() -> None:
     parsed = intake.parse_json(json.dumps(events).encode(), EVENTS_MAX)
     assert [(error.index, error.field) for error in parsed.errors] == [(70, "at")]
     assert parsed.events == [Event("u", "m", 1.0)] * 99
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text('[]{},:"\\ \n1'),
+    lambda values: st.lists(values) | st.dictionaries(st.text('[]{},:"\\'), values),
+)
+
+
+@given(st.lists(VALUE), st.sampled_from([None, 1]), st.integers(0, 5))
+def test_values_are_counted(values: list[Any], indent: int | None, values_max: int) -> None:
+    """Up to one more than the most."""
+    array = json.dumps(values, indent=indent).encode()
+    lines = "\n".join(map(json.dumps, values)).encode()
+    assert count_values(array, values_max, is_lines=False) == min(len(values), values_max + 1)
+    assert count_values(lines, values_max, is_lines=True) == min(len(values), values_max + 1)

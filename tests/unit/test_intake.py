@@ -1,9 +1,13 @@
 """What is accepted as an event, and how everything else is refused."""
 
+import asyncio
 import gzip
 import json
+import time
+import tracemalloc
 from collections.abc import Callable
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.event import Event
-from api import intake
+from api import events, intake
 from api.intake import Parsed, gunzip
 from api.problems import ProblemError
+from api.settings import Settings
+from api.warm_up import warm_up
 
 GOOD = {"user": "u", "slug": "m", "at": 1}
 
@@ -260,3 +266,50 @@ def test_gzip_is_undone_within_its_limit() -> None:
         with pytest.raises(ProblemError) as refusal:
             gunzip(broken, 10_000)
         assert refusal.value.status == HTTPStatus.BAD_REQUEST
+
+
+@pytest.mark.parametrize("one", [b"1,", b'{"user":1},', b"[],"])
+def test_too_many_values_are_refused_before_there_is_an_object_for_each(one: bytes) -> None:
+    """A few kilobytes of gzip took half a gigabyte for a moment."""
+    many = 1_000_000
+    array, lines = b"[" + one * many + b"1]", one.replace(b",", b"\n") * many
+    warm_up()
+    for parsed, body in ((parse_json, array), (parse_ndjson, lines)):
+        tracemalloc.start()
+        with pytest.raises(ProblemError) as refusal:
+            parsed(body)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert refusal.value.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        assert peak_bytes < 2 * len(body)
+
+
+def test_few_bodies_are_inflated_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many requests wait to be parsed."""
+    inflated: list[int] = []
+    parsed: list[int] = []
+
+    def note(body: bytes, bytes_max: int) -> bytes:
+        inflated.append(len(inflated) - len(parsed) + 1)
+        return gunzip(body, bytes_max)
+
+    def parse(body: bytes, _: int) -> Parsed:
+        time.sleep(0.01)
+        parsed.append(len(body))
+        return parse_json(body)
+
+    monkeypatch.setattr(events, "gunzip", note)
+    monkeypatch.setattr(events, "parse_json", parse)
+    body = gzip.compress(json.dumps([GOOD] * 50).encode())
+    request: Any = SimpleNamespace(
+        body=body,
+        headers={"content-encoding": "gzip"},
+        app=SimpleNamespace(ctx=SimpleNamespace(settings=Settings())),
+    )
+
+    async def run() -> None:
+        await asyncio.gather(*(events.parse(request) for _ in range(20)))
+
+    asyncio.run(run())
+    assert len(parsed) == 20
+    assert max(inflated) <= 3, "a thread may have noted neither yet"

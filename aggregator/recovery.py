@@ -19,6 +19,7 @@ from aggregator.state import State
 from persistence import log, snapshot
 from persistence.batch import EncodedBatches
 from persistence.errors import DamagedError
+from persistence.files import sync_folder
 from persistence.records import Record
 from persistence.snapshot import Snapshot
 
@@ -89,6 +90,7 @@ def recover(folders: Folders, state: State) -> Recovered:
     Raises `PersistenceError` if what is there cannot be trusted.
     """
     started = time.monotonic()
+    _sync_folders(folders)
     newest, damage = snapshot.load_newest(folders.snapshots, folders.owner)
     if damage and not log.segments(folders.log):
         raise damage[0]
@@ -113,6 +115,14 @@ def recover(folders: Folders, state: State) -> Recovered:
         f"in {time.monotonic() - started:.1f} s"
     )
     return recovered
+
+
+def _sync_folders(folders: Folders) -> None:
+    """What a process before this one made, and did not live to sync, is relied on from now on."""
+    shard, stored = folders.log.parent, folders.store.folder
+    for folder in (shard.parent, shard, folders.log, folders.snapshots, stored, *stored.glob("*")):
+        if folder.is_dir():
+            sync_folder(folder)
 
 
 def check_ends(folders: Folders, recovered: Recovered) -> None:

@@ -72,6 +72,8 @@ CHORES_DELAY_S = 0.01
 LINGER_S = 0.0004
 #: The process before may take this long to let go of the folder.
 LOCK_WAIT_S = 10.0
+#: So many at a time: each reads all of the log, after which checkpoints and erases have their turn.
+EXPORTS_MAX = 16
 #: An fdatasync that takes longer is worth a warning.
 SLOW_SYNC_S = 1.0
 _LOG_KINDS = {EVENTS: records.EVENTS, COMMANDS: records.COMMANDS}
@@ -154,6 +156,7 @@ class Shard:
         #: When the write that is under way began.
         self._writing_since_s: float | None = None
         self._warned_of_s: float | None = None
+        self._exports = 0
         self._onlookers = Onlookers(settings.folder, self._files, self._tally)
         #: Why nothing can be written, if so.
         self._refusal = ""
@@ -425,14 +428,20 @@ class Shard:
             self._refusal = ""
         return self._refusal
 
-    async def _export(self, request: ExportRequest) -> Exported:
+    async def _export(self, request: ExportRequest) -> Exported | Refused:
         """A part of what is stored of a user, read from disk in a thread."""
-        async with self._files.reading():
-            return await asyncio.to_thread(
-                export,
-                self._folders,
-                request,
-                self._applied_sequence,
-                dict(self._checkpoints.skipped),
-                list(self._checkpoints.erasing),
-            )
+        if self._exports >= EXPORTS_MAX:
+            return Refused(f"{EXPORTS_MAX} exports are under way")
+        self._exports += 1
+        try:
+            async with self._files.reading():
+                return await asyncio.to_thread(
+                    export,
+                    self._folders,
+                    request,
+                    self._applied_sequence,
+                    dict(self._checkpoints.skipped),
+                    list(self._checkpoints.erasing),
+                )
+        finally:
+            self._exports -= 1

@@ -23,7 +23,7 @@ from persistence.errors import (
     PersistenceError,
     SettingsMismatchError,
 )
-from persistence.files import FolderLock, make_folder
+from persistence.files import FolderLock, make_folder, sync_folder
 
 FORMAT = 3
 
@@ -95,6 +95,7 @@ class DataDirectory:
             elif rules is not None:
                 _compare(path, manifest, rules)
             _check_folders(path, manifest)
+            sync_folder(path)  # for a rename that a process before this one did not live to sync
             directory = cls(path, lock, manifest)
             directory._remove_other_generations()
         except BaseException:

@@ -316,6 +316,23 @@ def test_killed_in_a_new_split(kept: Before) -> None:
 # The beginning
 
 
+def test_what_a_killed_process_did_not_live_to_sync_is_synced(kept: Before) -> None:
+    """It is relied on from the next acknowledgement on, and power may be lost after that."""
+    copy = kept.copy()
+    data = Data(copy.folder, copy.model)
+    with failing_at(0, KilledError(), copy.folder) as steps:
+        data.open()
+    assert {
+        "fsync .",
+        "fsync shard-N",
+        "fsync shard-N/log",
+        "fsync shard-N/snapshots",
+        "fsync events",
+        "fsync events/date=N-N-N",
+    } <= set(steps.names)
+    data.end()
+
+
 def test_killed_while_a_data_directory_is_made(tmp_path: Path) -> None:
     def used(data: Data) -> None:
         live(data)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator import shard as shard_module
 from aggregator.commands import (
     Describe,
     Erase,
@@ -14,7 +15,14 @@ from aggregator.commands import (
     UnmarkCompleted,
 )
 from aggregator.event import Event
-from aggregator.messages import Exported, ExportRequest, Fact, decode_reply, encode_export
+from aggregator.messages import (
+    Exported,
+    ExportRequest,
+    Fact,
+    Refused,
+    decode_reply,
+    encode_export,
+)
 from aggregator.shard import Shard
 from tests.shards import (
     NOW_MS,
@@ -164,5 +172,29 @@ def test_what_comes_meanwhile_is_in_it_once_or_not_at_all(tmp_path: Path) -> Non
             expected = after
         assert [fact.at_ms for fact in await exported(shard, "u")] == expected
         await shard.close()
+
+    asyncio.run(run())
+
+
+def test_no_more_exports_than_others_can_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given up by their clients they were still made, with erases behind them."""
+    monkeypatch.setattr(shard_module, "EXPORTS_MAX", 2)
+
+    async def run() -> None:
+        shard = Shard(settings_of(tmp_path), Clock())
+        await send(shard, 1, watch("u", "m", 0, 50))
+        frame = encode_export(ExportRequest("u", (0, 0), 3))
+        async with shard._files.reading():
+            waiting = [asyncio.create_task(shard.handle(frame)) for _ in range(2)]
+            await asyncio.sleep(0)
+            assert decode_reply(await shard.handle(frame)) == Refused("2 exports are under way")
+            waiting[0].cancel()
+            await asyncio.wait(waiting[:1])
+            waiting.append(asyncio.create_task(shard.handle(frame)))
+        for task in waiting[1:]:
+            assert isinstance(decode_reply(await task), Exported)
+        crash(shard)
 
     asyncio.run(run())

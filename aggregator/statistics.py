@@ -15,6 +15,7 @@ from aggregator.state import State
 from kernels.tables import PAIRS, STREAMS, USERS
 from persistence import log
 from persistence.errors import PersistenceError
+from persistence.store import Totals
 
 _logger = logging.getLogger(__name__)
 
@@ -26,8 +27,8 @@ class Files:
     #: Of each segment of the log.
     log_bytes: Sequence[int]
     broken_tails: int
-    #: Of stored events: the last record, how many, and bytes; None where files are damaged.
-    stored: tuple[int, int, int] | None
+    #: Of stored events; None where files are damaged.
+    stored: Totals | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,9 @@ class Statistics:
             broken_tails=files.broken_tails,
             snapshot_sequence=standing.snapshot_sequence,
             snapshot_ms=standing.snapshot_ms,
-            stored_sequence=stored and stored[0],
-            stored_events=stored and stored[1],
-            stored_bytes=stored and stored[2],
+            stored_sequence=stored and stored.last,
+            stored_events=stored and stored.facts,
+            stored_bytes=stored and stored.bytes,
             erasing=len(erasing),
             erasing_since_ms=min((each.received_ms for each in erasing), default=None),
             writable=not standing.refusal,
@@ -97,11 +98,9 @@ class Statistics:
             movie_hashes=hashes.tobytes(),
         )
 
-    def _stored(self) -> tuple[int, int, int] | None:
+    def _stored(self) -> Totals | None:
         try:
-            files = self._folders.store.files()
-            last = files[-1].last if files else 0
-            return last, sum(file.rows for file in files), sum(file.bytes for file in files)
+            return self._folders.store.totals()
         except PersistenceError as error:
             if self._stored_damage != str(error):
                 self._stored_damage = str(error)

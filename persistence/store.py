@@ -8,6 +8,7 @@ archived. `facts.py` has what is in a file.
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,8 @@ __all__ = ["SCHEMA", "Store", "StoredFile"]
 
 _NAME = re.compile(r"shard-(\d{4})-(\d{20})-(\d{20})\.parquet")
 _DAY = "date="
+#: A folder that changed more lately may change again without another time of change.
+_SETTLED_NS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +165,27 @@ class Store:
         Raises `DamagedError` where they do not.
         """
         files = sorted(self._files(), key=lambda file: file.first)
-        expected = 1
-        for file in files:
-            if file.first > expected:
-                what = f"the file before it is missing, with records {expected} to {file.first - 1}"
-                raise DamagedError(file.path, 0, what)
-            if file.first < expected or file.last < file.first:
-                what = f"its name says {file.first} to {file.last}, and {expected} comes next"
-                raise DamagedError(file.path, 0, what)
-            expected = file.last + 1
+        _check_order(files, 1)
         return files
+
+    def totals(self) -> "Totals":
+        """Of all files. Of days that have not changed they are remembered: there may be years.
+
+        Raises `DamagedError` as `files` does, and where a file does not tell how much it has.
+        """
+        found = (self._totals_of(day) for day in self.folder.glob(f"{_DAY}*"))
+        days = sorted(day for day in found if day is not None)
+        nothing = Totals(1, 0, 0, 0)
+        if any(before.last + 1 != day.first for before, day in pairwise([nothing, *days])):
+            self.files()  # which says what is missing
+        last = days[-1].last if days else 0
+        return Totals(1, last, sum(day.facts for day in days), sum(day.bytes for day in days))
+
+    def _totals_of(self, day: Path) -> "Totals | None":
+        changed_ns = day.stat().st_mtime_ns
+        if abs(time.time_ns() - changed_ns) < _SETTLED_NS:
+            return _totals(day, self.shard)
+        return _settled_totals(day, self.shard, changed_ns)
 
     def newest(self) -> StoredFile | None:
         """The file with the latest records, whether or not others are missing."""
@@ -181,7 +196,7 @@ class Store:
         return sum(file.bytes for file in self.files())
 
     def _files(self) -> Iterator[StoredFile]:
-        return map(_stored, self.folder.glob(f"{_DAY}*/shard-{self.shard:04}-*.parquet"))
+        return map(_stored, self.folder.glob(f"{_DAY}*/{_pattern(self.shard)}"))
 
     def _by_day(
         self, facts: pa.Table, first: int, last: int
@@ -223,6 +238,46 @@ class Store:
     def _remove_drafts(self) -> None:
         for draft in self.folder.glob(f"{_DAY}*/shard-{self.shard:04}-*.tmp"):
             draft.unlink()
+
+
+class Totals(NamedTuple):
+    """Of files with the records `first` to `last`."""
+
+    first: int
+    last: int
+    facts: int
+    bytes: int
+
+
+def _totals(day: Path, shard: int) -> Totals | None:
+    """Of the files in a folder; None if there are none."""
+    files = sorted(map(_stored, day.glob(_pattern(shard))), key=lambda file: file.first)
+    if not files:
+        return None
+    _check_order(files, files[0].first)
+    facts, size = sum(file.rows for file in files), sum(file.bytes for file in files)
+    return Totals(files[0].first, files[-1].last, facts, size)
+
+
+@lru_cache(maxsize=1 << 14)
+def _settled_totals(day: Path, shard: int, _changed_ns: int) -> Totals | None:
+    return _totals(day, shard)
+
+
+def _pattern(shard: int) -> str:
+    return f"shard-{shard:04}-*.parquet"
+
+
+def _check_order(files: list[StoredFile], expected: int) -> None:
+    """Raises `DamagedError` unless files follow one another from the record `expected` on."""
+    for file in files:
+        if file.first > expected:
+            what = f"the file before it is missing, with records {expected} to {file.first - 1}"
+            raise DamagedError(file.path, 0, what)
+        if file.first < expected or file.last < file.first:
+            what = f"its name says {file.first} to {file.last}, and {expected} comes next"
+            raise DamagedError(file.path, 0, what)
+        expected = file.last + 1
 
 
 def _stored(path: Path) -> StoredFile:

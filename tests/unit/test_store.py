@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,10 +19,11 @@ from hypothesis import strategies as st
 
 from benchmarks.store_size import Traffic
 from persistence import facts as stored_facts
+from persistence import store as stored_files
 from persistence.errors import DamagedError, NewerFormatError
 from persistence.facts import WRITING, Origin, encode
 from persistence.seal import sealed
-from persistence.store import SCHEMA, Store
+from persistence.store import SCHEMA, Store, Totals
 
 #: 2026-11-20, 06:00 UTC
 START_MS = 1_795_154_400_000
@@ -719,3 +721,42 @@ def test_whatever_was_archived_and_purged(
     assert rows(store.facts_of_user("a")) == [fact for fact in kept if fact[4] == "a"]
     assert store.archived_sequence() == lasts[-1]
     assert sum(file.rows for file in store.files()) == len(kept)
+
+
+def test_only_days_that_changed_are_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the statistics opened, or listed, all files of all years."""
+    times = [START_MS + number * DAY_MS for number in range(4)]
+    facts = [event(sequence, received_ms=at) for sequence, at in enumerate(times, 1)]
+    store = archived(tmp_path, facts, 4)
+    days = sorted(tmp_path.iterdir())
+    for day in days:
+        os.utime(day, ns=(0, time.time_ns() - 2 * 10**9))  # it has been so for a while
+    counted: list[Path] = []
+    real = stored_files._totals
+
+    def note(day: Path, shard: int) -> Totals | None:
+        counted.append(day)
+        return real(day, shard)
+
+    monkeypatch.setattr(stored_files, "_totals", note)
+    assert store.totals() == Totals(1, 4, 4, store.size_bytes)
+    assert sorted(counted) == days
+    assert store.totals().facts == 4
+    assert sorted(counted) == days
+    store.archive(table([event(6, received_ms=times[-1])]), 5, 6)
+    assert store.totals() == Totals(1, 6, 5, store.size_bytes)
+    assert sorted(counted) == [*days, days[-1]]
+    assert Store(tmp_path / "none", 0).totals() == Totals(1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("gone", range(3))
+def test_totals_are_not_of_files_of_which_some_are_missing(tmp_path: Path, gone: int) -> None:
+    times = [START_MS, START_MS + 1, START_MS + DAY_MS, START_MS + 2 * DAY_MS]
+    facts = [event(sequence, received_ms=at) for sequence, at in enumerate(times, 1)]
+    store = archived(tmp_path, facts[:1], 1)
+    store.archive(table(facts[1:]), 2, 4)
+    store.files()[gone].path.unlink()
+    with pytest.raises(DamagedError, match="the file before it is missing"):
+        store.totals()

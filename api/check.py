@@ -26,10 +26,7 @@ INTERRUPTED = "Query interrupted"
 def check(
     *, data_dir: Annotated[Path, Parameter(env_var="PLAYHEAD_DATA_DIR")] = Path("data")
 ) -> None:
-    """Check that memory, snapshots and stored events come to the same numbers, and are whole.
-
-    The server may run. Nothing is changed. The exit code is 1 if anything differs or
-    is damaged.
+    """Ends with 1 if anything differs or is damaged; `api.cli` has its help.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from aggregator.regeneration import regenerate
 from aggregator.rules import HOURS_KEPT_DAYS, Rules
+from api.settings import CompleteRatio, Credit, HoursKeptDays, IdleMs, MaxGapMs, Shards
 from persistence.directory import DataDirectory
 from persistence.errors import PersistenceError
 
@@ -17,17 +18,14 @@ from persistence.errors import PersistenceError
 def rebuild(
     *,
     data_dir: Annotated[Path, Parameter(env_var="PLAYHEAD_DATA_DIR")] = Path("data"),
-    shards: int | None = None,
-    max_gap_ms: int | None = None,
-    idle_ms: int | None = None,
-    complete_ratio: float | None = None,
-    credit: Literal["position", "duration"] | None = None,
-    hours_kept_days: int = HOURS_KEPT_DAYS,
+    shards: Shards | None = None,
+    max_gap_ms: MaxGapMs | None = None,
+    idle_ms: IdleMs | None = None,
+    complete_ratio: CompleteRatio | None = None,
+    credit: Credit | None = None,
+    hours_kept_days: HoursKeptDays = HOURS_KEPT_DAYS,
 ) -> None:
-    """Recompute all totals from the stored events, also with other rules or shards.
-
-    No server may run on the data. What is there stays until the new totals are
-    complete. What is not given stays as it was.
+    """Makes the next generation of the data; `api.cli` has its help.
 
     Parameters
     ----------
@@ -35,8 +33,14 @@ def rebuild(
         What the server was started with as --data-dir.
     shards
         How many shards the data is split into.
-    max_gap_ms, idle_ms, complete_ratio, credit
-        The rules of watch time; start the server with the same.
+    max_gap_ms
+        The longest step that still counts as playback; start the server with the same.
+    idle_ms
+        A break longer than this is a new view; start the server with the same.
+    complete_ratio
+        A movie is completed at this share of its length; start the server with the same.
+    credit
+        What "at" means: a position, or an amount watched; start the server with the same.
     hours_kept_days
         Hourly sums of older days become daily ones.
     """

@@ -82,10 +82,7 @@ def sql(
     format: Format | None = None,
     output: Path | None = None,
 ) -> None:
-    """Answer a query over the data, in SQL as DuckDB has it; the server may run.
-
-    Without a query, the views and their columns are listed. Nothing in the data can
-    be changed. Large results belong into a file: --output views.parquet.
+    """Answers a query, or lists the views; `api.cli` has its help.
 
     Parameters
     ----------

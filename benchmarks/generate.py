@@ -97,17 +97,7 @@ def generate(
         ),
     ] = False,
 ) -> int:
-    """Send the heartbeats of simulated viewers to a server, and show how it takes them.
-
-    They pause, seek, watch again, fall asleep, leave, use two devices, lose their
-    connection and upload later, in order or not. A user's events are sent in
-    order, each after the answer to the one before; what failed is sent again
-    until the answer is known, so that everything counts once.
-
-    Ctrl-C ends a run with its summary. --verify needs a server with the default
-    rules, and users that it does not know yet; the exit code is 1 when a total
-    is not what the events make it.
-    """
+    """Sends the heartbeats of simulated viewers; `api.cli` has its help."""
     console = Console()
     if seed is None:
         seed = secrets.randbelow(SEED_MAX)

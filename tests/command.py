@@ -1,7 +1,6 @@
 """`playhead check`, `sql` and others, in this process: most of what they take is their start.
 
 Each is also tried as people run it, in a process of its own: where it refuses or is ended.
-What `api.cli.main` adds is not here: it words which settings are wrong.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from api.cli import app
+from api.cli import main
 
 #: What some commands handle in a way of their own.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
@@ -39,7 +38,7 @@ def command(*arguments: str | Path) -> Ended:
 
 def _code_of(arguments: list[str]) -> int:
     try:
-        app(arguments)
+        main(arguments)
     except SystemExit as end:
         if not isinstance(end.code, str):
             return end.code or 0

@@ -6,6 +6,7 @@ others is refused. A new generation is made in a folder beside the current one, 
 is the data from the moment at which the manifest says so.
 """
 
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -201,7 +202,13 @@ def _compare(path: Path, manifest: Manifest, rules: dict[str, Any]) -> None:
             for name, value in rules.items()
             if manifest.rules.get(name) != value
         )
+        flags = [
+            f"--{name.replace('_', '-')} {value}"
+            for name, value in rules.items()
+            if manifest.rules.get(name) != value
+        ]
+        rebuild = " ".join(["playhead rebuild", *flags, "--data-dir", shlex.quote(str(path))])
         raise SettingsMismatchError(
             f"{path} was made with other rules ({wanted}). Start with those rules, "
-            "or run `playhead rebuild` to recompute everything from the stored events"
+            f"or run `{rebuild}` to recompute everything from the stored events"
         )

@@ -1,13 +1,17 @@
 """Which data directories are opened."""
 
+import re
+import shlex
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from aggregator.rules import Rules
 from persistence import directory
 from persistence.directory import DataDirectory
-from persistence.errors import DamagedError, NewerFormatError
+from persistence.errors import DamagedError, NewerFormatError, SettingsMismatchError
+from tests.command import command
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,20 @@ def test_a_manifest_of_a_generation_that_was_replaced_is_refused(tmp_path: Path)
     with pytest.raises(DamagedError, match="shard-0000"):
         DataDirectory.open(tmp_path, {})
     assert following.root(tmp_path).exists()
+
+
+def test_with_other_rules_the_command_that_is_named_makes_them_the_datas(tmp_path: Path) -> None:
+    """Without flags, a rebuild kept the rules as they were."""
+    data, wanted = tmp_path / "some data", Rules(max_gap_ms=30_000, complete_ratio=0.5).as_dict()
+    DataDirectory.open(data, Rules().as_dict()).close()
+    with pytest.raises(SettingsMismatchError) as refusal:
+        DataDirectory.open(data, wanted)
+    named = re.findall("`(playhead rebuild .*)`", str(refusal.value))
+    _, *arguments = shlex.split(named[0])
+    assert arguments == [
+        *("rebuild", "--max-gap-ms", "30000", "--complete-ratio", "0.5"),
+        *("--data-dir", str(data)),
+    ]
+    ended = command(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    DataDirectory.open(data, wanted).close()

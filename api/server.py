@@ -7,12 +7,14 @@ and kills its whole process group when a start fails.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -163,7 +165,14 @@ def start_cluster(address: str | None, directory: DataDirectory) -> Cluster:
         return Cluster(address, namespace_of(manifest.id), manifest.shards)
     except Exception as error:
         where = f"the cluster at {address}" if address else "Ray on this machine"
-        raise StartError(f"cannot start on {where}: {error}") from error
+        raise StartError(f"cannot start on {where}: {error}{_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    """What to do about it, where Ray does not say so."""
+    if "AF_UNIX" not in str(error):
+        return ""
+    return f". Set TMPDIR to a folder with a shorter path than {tempfile.gettempdir()}"
 
 
 def shard_settings(settings: Settings, directory: DataDirectory) -> list[ShardSettings]:
@@ -210,6 +219,10 @@ def bind(host: str, port: int) -> socket.socket:
             return listening
         except OSError as error:
             listening.close()
+            if error.errno == errno.EADDRNOTAVAIL:  # nobody uses it, so nobody can leave it
+                raise StartError(
+                    f"--host {host} is no address of this machine: {error.strerror}"
+                ) from error
             if time.monotonic() > deadline:
                 raise StartError(
                     f"cannot listen on {host} port {port}: {error.strerror}. "

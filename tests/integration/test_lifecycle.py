@@ -18,6 +18,7 @@ import psutil
 import pytest
 import requests
 
+from api.server import BIND_WAIT_S, StartError, bind
 from persistence.directory import DataDirectory
 from tests.integration.conftest import CONNECTIONS_MAX, connections_of
 from tests.playhead import COMMAND, START_TIMEOUT_S, STOP_TIMEOUT_S, Playhead, eventually
@@ -265,6 +266,20 @@ def test_bad_settings_are_said_plainly(
 ) -> None:
     environment["PLAYHEAD_DATA_DIR"] = str(tmp_path)
     assert said in refuse(*flags, **environment)
+
+
+def test_a_host_of_another_machine_is_refused_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(StartError, match=r"--host 192\.0\.2\.1 is no address of this machine"):
+        bind("192.0.2.1", 0)
+    assert time.monotonic() - started < BIND_WAIT_S / 2
+
+
+def test_a_temporary_directory_with_a_long_path_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    said = refuse("--port", "0", "--data-dir", tmp_path / "data", TMPDIR=str(folder))
+    assert f"Set TMPDIR to a folder with a shorter path than {folder}" in said
 
 
 def test_other_rules_than_the_datas_are_refused(tmp_path: Path) -> None:

@@ -170,11 +170,13 @@ def _query(kind: Any, default: Any) -> _Object:
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>playhead API</title>
 <link rel="icon" href="/docs/assets/favicon-32x32.png">
 <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
-<style>.swagger-ui .topbar { display: none }</style>
+<style>.swagger-ui .topbar { display: none } nav { font: 16px sans-serif; padding: 1rem }</style>
 <body>
+<nav><a href="/">What is going on now</a></nav>
 <div id="ui"></div>
 <script src="/docs/assets/swagger-ui-bundle.js"></script>
 <script>
@@ -200,13 +202,16 @@ async def specification(request: Request) -> HTTPResponse:
 
 @lru_cache(maxsize=1)
 def _specification(app: Sanic[Any, Any]) -> bytes:
-    """The document, in JSON: all routes of `app` whose handlers say what they do."""
+    """The document, in JSON: all routes of `app` whose handlers say what they do.
+
+    By path and method, since the router has its routes in another order in each process.
+    """
     paths: dict[str, _Object] = {}
-    for route in app.router.routes:
+    for route in sorted(app.router.routes, key=lambda route: (route.path, sorted(route.methods))):
         if route.handler in _operations:
             _, group, name = route.name.split(".")
             path = paths.setdefault("/" + _PARAMETER.sub(r"{\1}", route.path), {})
-            for method in map(str.lower, route.methods):
+            for method in map(str.lower, sorted(route.methods)):
                 identity = {"operationId": f"{method}~{group}.{name}", "tags": [group]}
                 path[method] = identity | _operations[route.handler]
     _, schemas = msgspec.json.schema_components(sorted(_referenced, key=str), ref_template=_SCHEMAS)

@@ -17,6 +17,9 @@ from api.schema import PositionAnswer, answer, seconds
 blueprint = Blueprint("watching")
 
 _COOKIE = "user_id"
+#: Browsers let no script set the header.
+_FROM_DOCS = f"""To try it on this page, set the cookie first, in the browser's console:
+`document.cookie = "{_COOKIE}=username"`. What the field below has cannot be sent."""
 
 
 class Watching(msgspec.Struct, frozen=True):
@@ -29,7 +32,7 @@ class Watching(msgspec.Struct, frozen=True):
 @blueprint.post("/watching")
 @doc.operation(
     "Store where a viewer is",
-    "An event of the user in the cookie. Position 0 is valid.",
+    f"An event of the user in the cookie. Position 0 is valid. {_FROM_DOCS}",
     answer=PositionAnswer,
     body={
         "application/json": {
@@ -51,7 +54,7 @@ async def store(request: Request) -> HTTPResponse:
 @blueprint.get("/watching")
 @doc.operation(
     "Fetch where a viewer was",
-    "The latest moment of the user in the cookie.",
+    f"The latest moment of the user in the cookie. {_FROM_DOCS}",
     answer=PositionAnswer,
     query={"video_id": (str, "123")},
     cookies={_COOKIE: "username"},

@@ -391,6 +391,20 @@ def test_every_route_documents_itself(server: Playhead) -> None:
     assert set(references) <= set(document["components"]["schemas"])
 
 
+def test_the_order_of_the_documentation_is_that_of_the_paths(server: Playhead) -> None:
+    """It was another one in each process."""
+    paths = server.get("/openapi.json").json()["paths"]
+    assert list(paths) == sorted(paths)
+    for methods in paths.values():
+        assert list(methods) == sorted(methods)
+
+
+def test_how_to_send_a_cookie_from_the_documentation_is_said(server: Playhead) -> None:
+    methods = server.get("/openapi.json").json()["paths"]["/watching"]
+    for operation in methods.values():
+        assert '`document.cookie = "user_id=username"`' in operation["description"]
+
+
 def test_schemas_are_what_generators_of_clients_know(server: Playhead) -> None:
     """OpenAPI 3.0 has no type `null`, and a property that may be null says so beside its type."""
     document = server.get("/openapi.json").json()

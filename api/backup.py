@@ -10,15 +10,25 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from aggregator import backup as copies
+from persistence import manifest
+from persistence.directory import NoDataError
 from persistence.errors import PersistenceError
 
 DataDir = Annotated[Path, Parameter(env_var="PLAYHEAD_DATA_DIR")]
 
 
-def backup(target: Path, *, data_dir: DataDir = Path("data")) -> None:
-    """Copy all data to a new folder, while the server goes on taking events.
+class NoBackupError(PersistenceError):
+    """There is nothing to restore."""
 
-    The copy is a data directory: `playhead check` and `playhead sql` work on it.
+    def __init__(self, source: Path) -> None:
+        super().__init__(
+            f"{source} is no backup (there is no {manifest.NAME} in it): "
+            "name a folder that `playhead backup` made"
+        )
+
+
+def backup(target: Path, *, data_dir: DataDir = Path("data")) -> None:
+    """Makes a copy of the data; `api.cli` has its help.
 
     Parameters
     ----------
@@ -32,7 +42,7 @@ def backup(target: Path, *, data_dir: DataDir = Path("data")) -> None:
 
 
 def restore(source: Path, *, data_dir: DataDir = Path("data")) -> None:
-    """Make a data directory of a backup.
+    """Makes a data directory of a backup; `api.cli` has its help.
 
     Parameters
     ----------
@@ -41,7 +51,14 @@ def restore(source: Path, *, data_dir: DataDir = Path("data")) -> None:
     data_dir
         The data directory to make.
     """
-    _run("Restoring", lambda tell: copies.copy(source, data_dir, tell))
+
+    def copy(tell: copies.Tell) -> None:
+        try:
+            copies.copy(source, data_dir, tell)
+        except NoDataError:  # it would ask for another --data-dir
+            raise NoBackupError(source) from None
+
+    _run("Restoring", copy)
     print(f"{data_dir} is a copy of {source}")
 
 

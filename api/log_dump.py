@@ -18,6 +18,10 @@ from persistence.errors import PersistenceError
 app = App(name="log", help="Look into the log of a shard.")
 
 
+class NoSegmentError(Exception):
+    """This is not a segment."""
+
+
 @app.command
 def dump(segment: Path, *, events: bool = True) -> None:
     """Show the records of a segment, one line each, and what is in them below.
@@ -33,15 +37,27 @@ def dump(segment: Path, *, events: bool = True) -> None:
         Whether to show what is in the records.
     """
     try:
+        _check_segment(segment)
         for record in log.read_segment(segment):
             entry = Entry(record, entries.decode(record.kind, record.payload))
             print(_heading(entry))
             for line in _contents(entry) if events else ():
                 print(f"    {line}")
-    except (PersistenceError, OSError, ValueError) as error:
+    except (PersistenceError, OSError, ValueError, NoSegmentError) as error:
         sys.exit(f"playhead: {error}")
     except BrokenPipeError:
         sys.exit(0)
+
+
+def _check_segment(path: Path) -> None:
+    """Raises `NoSegmentError` where the name alone tells; its content may be damaged."""
+    if not path.exists():
+        raise NoSegmentError(f"there is no file {path}")
+    if path.is_dir() or path.suffix != ".log" or not path.stem.isdigit():
+        raise NoSegmentError(
+            f"{path} is no log segment: name a file such as "
+            "…/shard-0000/log/00000000000000000001.log"
+        )
 
 
 def _heading(entry: Entry) -> str:

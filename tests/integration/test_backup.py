@@ -6,6 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from aggregator.commands import SetPosition
 from aggregator.event import Event
 from aggregator.shard import Shard
@@ -69,6 +71,33 @@ def test_a_backup_of_nothing_says_so(tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert "holds no data of playhead's" in failed.stderr
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_restore_of_nothing_names_the_backup(tmp_path: Path) -> None:
+    failed = command("restore", tmp_path / "nope", "--data-dir", tmp_path / "data")
+    assert failed.returncode == 1
+    [said] = failed.stderr.strip().splitlines()[-1:]
+    assert said.startswith(f"playhead: {tmp_path / 'nope'} is no backup")
+    assert "--data-dir" not in said
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nofile", "there is no file {}"),
+        (f"{1:020}.log", "there is no file {}"),
+        ("shard-0000", "{} is no log segment: name a file such as …/shard-0000/log/"),
+        ("README.md", "{} is no log segment: name a file such as …/shard-0000/log/"),
+    ],
+)
+def test_what_is_no_segment_is_not_called_damaged(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "shard-0000").mkdir()
+    (tmp_path / "README.md").write_text("no segment")
+    failed = command("log", "dump", tmp_path / name)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"playhead: {said.format(tmp_path / name)}")
+    assert "damaged" not in failed.stderr
 
 
 def test_the_log_can_be_read_by_people(tmp_path: Path) -> None:

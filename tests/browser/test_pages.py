@@ -123,14 +123,19 @@ def test_the_front_page_says_what_is_missing(page: Page, server: Playhead) -> No
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("width", [320, 375, 1280])
 def test_the_front_page_fits(page: Page, server: Playhead, width: int) -> None:
-    events = [{"user": "long", "slug": "w" * 256, "at": at} for at in range(0, 600_000, 60)]
-    server.post("/", json=events)
+    for slug, end in (("w" * 256, 600_000), (f"at{width}", 358_800)):
+        events = [{"user": f"at{width}", "slug": slug, "at": at} for at in range(0, end, 60)]
+        server.post("/", json=events)
     page.set_viewport_size({"width": width, "height": 800})
     page.goto("/")
     expect(page.get_by_text("w" * 256)).to_be_visible()
+    row = page.get_by_role("row").filter(has_text=f"at{width}")
+    expect(row).to_contain_text("99 h 39 min")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for cell in page.get_by_role("cell").all():
+        assert cell.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth"), cell.inner_text()
 
 
 def test_the_front_page_is_dark_where_that_is_preferred(page: Page) -> None:
@@ -163,6 +168,13 @@ def test_the_front_page_runs_nothing_but_its_own(page: Page) -> None:
             return window.hasRun === undefined;
         }"""
     )
+
+
+def test_the_documentation_leads_back_and_suits_phones(page: Page) -> None:
+    page.goto("/docs")
+    expect(page.locator("meta[name=viewport]")).to_have_attribute("content", re.compile("device"))
+    page.get_by_role("link", name="What is going on now").click()
+    expect(page.get_by_role("heading", name="playhead")).to_be_visible()
 
 
 def test_the_documentation_can_be_tried_out(page: Page) -> None:

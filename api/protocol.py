@@ -11,6 +11,8 @@ from sanic.exceptions import RequestCancelled
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from api.reader import StrictReader
+
 #: How long an answer to a request that timed out may take to get out.
 LAST_WORDS_S = 1.0
 #: A client that takes nothing of a stream for so long is cut.
@@ -28,7 +30,6 @@ _FULL = (
     b"Connection: close\r\n\r\n"
 )
 
-
 _accepted: set[asyncio.Task[Any]] = set()
 
 
@@ -39,6 +40,8 @@ class BoundedProtocol(HttpProtocol):
     now and then is never cut. An answer without an end, a stream, has no
     deadline, but each of its parts has.
     """
+
+    HTTP_CLASS = StrictReader
 
     __slots__ = ("_accepts", "_options", "_streaming")
 

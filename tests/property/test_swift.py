@@ -108,6 +108,7 @@ def exchange() -> Iterator[Exchange]:
 HEADERS = st.sampled_from(
     [
         b"Host: player.example",
+        b"Origin: http://page.example",
         b"Accept: */*",
         b"accept:  */*",
         b"Content-Type: application/json",
@@ -183,7 +184,8 @@ BODIES = st.sampled_from([b"", b"ab", b"\r\n", b"2\r\nab\r\n0\r\n\r\n", b"x" * 2
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     body = draw(BODIES)
-    lines = [draw(FIRST_LINES), *draw(st.lists(HEADERS, max_size=4))]
+    host = [b"Host: x"] if draw(st.integers(0, 9)) else []
+    lines = [draw(FIRST_LINES), *host, *draw(st.lists(HEADERS, max_size=4))]
     if body and draw(st.integers(0, 9)):
         lines.insert(1, b"Content-Length: %d" % (len(body) + draw(st.sampled_from([0] * 8 + [-1]))))
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
@@ -231,7 +233,7 @@ def test_what_is_left_of_a_request_is_no_other_one(exchange: Exchange) -> None:
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-@example(b"POST /late HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", 1)
+@example(b"POST /late HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab", 1)
 @example(b"GET /echo/n HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 1)
 @given(request=requests(), pieces=st.integers(1, 3))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

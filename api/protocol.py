@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from sanic.exceptions import RequestCancelled
+from sanic.exceptions import RequestCancelled, RequestTimeout
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
@@ -29,6 +29,7 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
     b"Connection: close\r\n\r\n"
 )
+_LATE = "Not all of the request came in time, so nothing was done. Send it again"
 
 _accepted: set[asyncio.Task[Any]] = set()
 
@@ -67,7 +68,11 @@ class BoundedProtocol(HttpProtocol):
         if self._streaming:
             self._time = time.monotonic()  # `taken` is what bounds it
         super().check_timeouts()  # type: ignore[no-untyped-call]
-        if self.http is not None and self.http.exception is not None:
+        http = self.http
+        if http is not None and http.exception is not None:
+            if http.request_body or isinstance(http.exception, RequestTimeout):
+                # No handler begins before all of the body is there.
+                http.exception = RequestTimeout(_LATE)
             # It has timed out, and Sanic would go on to read the rest of its body.
             asyncio.get_running_loop().call_later(LAST_WORDS_S, self.abort)
 

@@ -44,6 +44,7 @@ class StrictReader(Http):
         if 0 <= end < self.HEADER_MAX_SIZE:
             self._check_head(end)
         await super().http1_request_header()  # type: ignore[no-untyped-call]
+        self.upgrade_websocket = False  # there is none, and it would have no deadline
 
     async def read(self) -> bytes | None:
         if self.request_body == "chunked" and not self.request_bytes_left:

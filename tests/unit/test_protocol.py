@@ -13,6 +13,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.response import BaseHTTPResponse, text
 
 from api import protocol
+from api.problems import ProblemHandler
 from api.protocol import BoundedProtocol
 from tests.serving import Address, cut, new_app, send, served
 
@@ -35,6 +36,7 @@ Test = Callable[[Address, Sent], Any]
 
 def make_app(sent: Sent) -> Sanic[Any, Any]:
     app = new_app(RESPONSE_TIMEOUT=RESPONSE_TIMEOUT_S)
+    app.error_handler = ProblemHandler()
 
     @app.get("/slow")
     async def slow(_: Request) -> HTTPResponse:
@@ -123,14 +125,25 @@ def test_only_a_stream_outlives_the_deadline() -> None:
     protocol_test(test)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: 100\r\n\r\nsome of it",
+        b"Content-Length: 100\r\nX-Tab: a\tb\r\n\r\nsome of it",
+        b"Content-Length: 100\r\nUpgrade: websocket\r\n\r\nsome of it",
+        b"Transfer-Encoding: chunked\r\n\r\n64\r\nsome of it",
+        b"Transfer-Encoding: chunked\r\n\r\n6",
+    ],
+)
+def test_a_body_that_does_not_come_is_not_waited_for(lines: bytes) -> None:
     async def test(address: Address, _: Sent) -> None:
         reader, writer = await asyncio.open_connection(*address)
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nsome of it")
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + lines)
         answer = await reader.read()
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"connection: close" in answer
         writer.close()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in answer
+        assert b"nothing was done" in answer
 
     protocol_test(test)
 
@@ -159,8 +172,8 @@ def test_what_has_begun_when_the_server_stops_is_answered(first_bytes: int) -> N
         sent.stop.stopped = True
         await send(writer.write, [whole[60:], whole])
         answers = await reader.read()
-        assert answers.count(b"took 100") == 1
         writer.close()
+        assert answers.count(b"took 100") == 1
 
     protocol_test(test)
 

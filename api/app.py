@@ -43,5 +43,7 @@ def create_app(settings: Settings) -> Sanic[Any, Any]:
     for module in (pages, events, movies, users, watching, live, operating, metrics):
         app.blueprint(module.blueprint)
     app.blueprint(documentation.page)
+    for route in app.router.routes:
+        route.extra.ignore_body = False  # else Sanic logs each body that a GET has
     cors.install(app, settings.cors_origins)
     return app

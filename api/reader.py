@@ -45,6 +45,8 @@ class StrictReader(Http):
             self._check_head(end)
         await super().http1_request_header()  # type: ignore[no-untyped-call]
         self.upgrade_websocket = False  # there is none, and it would have no deadline
+        if self.request_body is True and not self.request_bytes_left:
+            self.request_body = None  # else Sanic would look for it
 
     async def read(self) -> bytes | None:
         if self.request_body == "chunked" and not self.request_bytes_left:

@@ -189,7 +189,7 @@ class SwiftProtocol(BoundedProtocol):
             )
         except SanicException:
             return None
-        if getattr(route.ctx, "streams", False) or (plain.body_bytes and route.extra.ignore_body):
+        if getattr(route.ctx, "streams", False):
             return None
         request.route, request._match_info = route, dict(arguments)
         request.conn_info = self.conn_info

@@ -22,6 +22,7 @@ from aggregator.shard import Shard
 from api.app import create_app
 from api.arrow_stream import CONTENT_TYPE
 from api.events import PARSED_AT_ONCE_BYTES_MAX, PARSED_SLOWLY_AT_ONCE_BYTES_MAX
+from api.protocol import BoundedProtocol
 from api.settings import Settings
 from api.swift import SwiftProtocol
 from tests import arrow_streams
@@ -321,6 +322,50 @@ def test_a_failure_is_answered_as_by_a_handler(taken: list[bytes], reply: Any, s
         assert len(taken) == 1
 
     with_slow_shard(check)
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/v1/users/ana/movies/film", b"/docs", b"/none"])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (b"Content-Length: 2", b"ab"),
+        (b"Content-Length: 0", b""),
+        (b"content-length:2", b"ab"),
+        (b"Transfer-Encoding: chunked", b"2\r\nab\r\n0\r\n\r\n"),
+    ],
+)
+def test_a_body_that_nobody_wants_is_nothing_to_log(
+    caplog: pytest.LogCaptureFixture, method: bytes, path: bytes, header: bytes, body: bytes
+) -> None:
+    lines = [b"%b %b HTTP/1.1" % (method, path), b"Host: x", header, b"Origin: http://page.example"]
+    head = b"\r\n".join([*lines, b"Access-Control-Request-Method: PUT"]) + b"\r\n\r\n"
+
+    async def check(shard: SlowShard, address: Address) -> None:
+        shard.gate.set()
+        shard.reply = Refused("no space left")
+        answer = await exchanged(address, [head + body, LAST], END)
+        assert answer.endswith(END)
+
+    caplog.set_level("WARNING")
+    with_slow_shard(check, changes={"cors_origins": "http://page.example"})
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("pieces", [[b"ab"], [b"a", b"b"]])
+def test_a_body_that_nobody_wants_is_none_for_sanic(
+    monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]
+) -> None:
+    for_sanic: list[bytes] = []
+    monkeypatch.setattr(BoundedProtocol, "data_received", lambda _, data: for_sanic.append(data))
+    head = get(b"/docs", b"Content-Length: 2")
+
+    async def check(_shard: SlowShard, address: Address) -> None:
+        answer = await exchanged(address, [head + pieces[0], *pieces[1:], LAST], END)
+        assert answer.count(b"HTTP/1.1 200 ") == 2
+
+    with_slow_shard(check)
+    assert not for_sanic
 
 
 def test_past_the_bound_of_the_queue_a_heartbeat_is_refused(taken: list[bytes]) -> None:

@@ -11,7 +11,7 @@ from api import direct
 
 #: Seconds for which a browser may remember what is allowed.
 MAX_AGE_S = 7200
-_METHODS = "GET, POST, PUT, DELETE"
+_METHODS = "GET, HEAD, POST, PUT, DELETE"
 _HEADERS = "Content-Type, Content-Encoding, Idempotency-Key, If-Match"
 _EXPOSED = {"Access-Control-Expose-Headers": "ETag, Retry-After"}
 

@@ -20,6 +20,7 @@ from sanic.handlers import ErrorHandler
 from sanic.response import raw
 
 from aggregator.errors import NoAnswerError
+from api.reader import may_be_head
 
 CONTENT_TYPE = "application/problem+json"
 #: Seconds after which asking again is worth it.
@@ -149,6 +150,8 @@ def _methods_of(request: Request) -> Iterator[str]:
         with suppress(SanicException):
             request.app.router.get(request.path, method, request.headers.get("host"))
             yield method
+            if method == "GET" and may_be_head(request):
+                yield "HEAD"
 
 
 def too_large(detail: str) -> ProblemError:

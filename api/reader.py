@@ -7,7 +7,7 @@ what is two here. That is refused, and nothing after it is read.
 import re
 from typing import Any
 
-from sanic.exceptions import BadRequest
+from sanic.exceptions import BadRequest, SanicException
 from sanic.http.http1 import HTTP_CONTINUE, Http
 
 #: What may stand before the data of a chunk: its size, mostly.
@@ -29,7 +29,7 @@ _CHUNK = re.compile(rb"\r\n[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
 class StrictReader(Http):
-    """Refuses what is malformed."""
+    """Refuses what is malformed; HEAD is read as GET, and Sanic leaves the body out."""
 
     __slots__ = ()
 
@@ -47,6 +47,8 @@ class StrictReader(Http):
         self.upgrade_websocket = False  # there is none, and it would have no deadline
         if self.request_body is True and not self.request_bytes_left:
             self.request_body = None  # else Sanic would look for it
+        if self.request.method == "HEAD" and may_be_head(self.request):
+            self.request.method = "GET"
 
     async def read(self) -> bytes | None:
         if self.request_body == "chunked" and not self.request_bytes_left:
@@ -73,6 +75,15 @@ class StrictReader(Http):
         if _CHUNK.match(buffer, 0, CHUNK_LINE_MAX) is None:
             self.keep_alive = False
             raise BadRequest("The body is not chunked as RFC 9112 has it")
+
+
+def may_be_head(request: Any) -> bool:
+    """Whether GET is possible at the path of `request`, and its answer has an end."""
+    try:
+        route, *_ = request.app.router.get(request.path, "GET", request.headers.get("host"))
+    except SanicException:
+        return False
+    return not getattr(route.ctx, "streams", False)
 
 
 def fault_of(head: bytes) -> str | None:

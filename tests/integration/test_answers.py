@@ -254,18 +254,60 @@ def test_empty_and_repeated_parameters_are_named(server: Playhead, query: str, n
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/v1/movies/m", "GET, PUT"),
-        ("POST", "/v1/users/u/movies/m", "GET, DELETE"),
+        ("DELETE", "/v1/movies/m", "GET, HEAD, PUT"),
+        ("POST", "/v1/users/u/movies/m", "GET, HEAD, DELETE"),
         ("GET", "/v1/users/u/movies/m/completed", "PUT, DELETE"),
-        ("PUT", "/v1/stats", "GET"),
+        ("PUT", "/v1/stats", "GET, HEAD"),
+        ("HEAD", "/v1/live", "GET"),
+        ("HEAD", "/v1/users/u/export", "GET"),
+        ("HEAD", "/v1/events", "POST"),
     ],
 )
 def test_other_methods_are_told_what_is_possible(
     server: Playhead, method: str, path: str, allowed: str
 ) -> None:
     answer = server.session.request(method, server.url + path, timeout=30)
-    assert allowed in problem_of(answer, 405)["detail"]
     assert answer.headers["Allow"] == allowed
+    if method == "HEAD":
+        assert (answer.status_code, answer.content) == (405, b"")
+    else:
+        assert allowed in problem_of(answer, 405)["detail"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/healthz",
+        "/readyz",
+        "/docs",
+        "/docs/assets/swagger-ui.css",
+        "/openapi.json",
+        "/v1/movies",
+        "/v1/movies/headed",
+        "/v1/users/headed",
+        "/v1/users/headed/movies/headed",
+        "/v1/users/headed/movies/none",
+        "/v1/movies?limit=0",
+        "/nowhere",
+    ],
+)
+def test_head_gets_what_get_would_without_the_body(server: Playhead, path: str) -> None:
+    play(server, "headed", "headed", 1)
+    got, headed = (
+        server.session.request(method, server.url + path, timeout=30) for method in ("GET", "HEAD")
+    )
+    assert headed.status_code == got.status_code
+    assert headed.headers == got.headers
+    assert int(got.headers["content-length"]) == len(got.content)
+    assert headed.content == b""
+
+
+def test_head_of_metrics(server: Playhead) -> None:
+    headed = server.session.head(server.url + "/metrics", timeout=30)
+    assert headed.status_code == 200
+    assert int(headed.headers["content-length"]) > 0
+    assert headed.headers["content-type"] == server.get("/metrics").headers["content-type"]
 
 
 def test_an_empty_idempotency_key(server: Playhead) -> None:

@@ -1,4 +1,4 @@
-"""Where a request ends is read in one way, or it is refused."""
+"""Where a request ends is read in one way, or it is refused; HEAD is GET without a body."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -26,11 +26,18 @@ async def last(_: Request) -> HTTPResponse:
     return raw(b"the end")
 
 
+async def stream(request: Request) -> None:
+    response = await request.respond(content_type="text/plain")
+    await response.send(b"part")
+
+
 def make_app() -> Sanic[Any, Any]:
     app = new_app()
     app.error_handler = ProblemHandler()
     app.add_route(echo, "/", methods=["GET", "POST"])
+    app.add_route(echo, "/only-post", methods=["POST"], name="only_post")
     app.add_route(last, "/last")
+    app.add_route(stream, "/stream", ctx_streams=True)
     return app
 
 
@@ -192,3 +199,32 @@ def test_chunks_are_asked_for(exchange: Exchange) -> None:
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
     assert b"<%b>" % HEARTBEAT in answer
     assert answer.endswith(THE_END)
+
+
+@pytest.mark.parametrize("path", [b"/", b"/last", b"/nowhere"])
+def test_head_gets_what_get_would_without_the_body(exchange: Exchange, path: bytes) -> None:
+    asked = b" %b HTTP/1.1\r\nHost: x\r\n\r\n" % path
+    full_head, _, body = exchange(b"GET" + asked).removesuffix(CLOSED).partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in full_head
+    answer = exchange(b"HEAD" + asked + LAST)
+    assert answer.startswith(full_head + b"\r\n\r\nHTTP/1.1 200 ")
+    assert answer.endswith(THE_END)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [(b"/stream", b"GET"), (b"/only-post", b"POST")], ids=repr
+)
+def test_head_is_not_where_get_is_not_or_has_no_end(
+    exchange: Exchange, path: bytes, allowed: bytes
+) -> None:
+    answer = exchange(b"HEAD %b HTTP/1.1\r\nHost: x\r\n\r\n" % path, LAST)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"Allow: %b\r\n" % allowed in answer
+    assert b"{" not in answer
+    assert answer.endswith(THE_END)
+
+
+def test_where_get_is_head_is_allowed(exchange: Exchange) -> None:
+    answer = exchange(b"DELETE / HTTP/1.1\r\nHost: x\r\n\r\n", LAST)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"Allow: GET, HEAD, POST\r\n" in answer

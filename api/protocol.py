@@ -11,6 +11,8 @@ from sanic.exceptions import RequestCancelled, RequestTimeout
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from api.answer import encoded_response
+from api.problems import unavailable
 from api.reader import StrictReader
 
 #: How long an answer to a request that timed out may take to get out.
@@ -25,9 +27,11 @@ STREAM_BUFFER_BYTES = 16 << 10
 #: The loop itself takes one each time it goes round, which with many requests under way is seldom.
 ACCEPTED_AT_ONCE = 32
 
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
-    b"Connection: close\r\n\r\n"
+_FULL = encoded_response(
+    unavailable(
+        "Too many connections: ask again in a moment; if it stays so, raise --connections-max"
+    ).response(),
+    keep_alive=False,
 )
 _LATE = "Not all of the request came in time, so nothing was done. Send it again"
 

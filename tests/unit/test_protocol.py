@@ -1,6 +1,7 @@
 """What bounds a connection: requests have a deadline, streams a client that takes their parts."""
 
 import asyncio
+import json
 import select
 import socket
 from collections.abc import Callable
@@ -28,6 +29,7 @@ class Sent:
         self.has_begun = asyncio.Event()
         self.has_ended = asyncio.Event()
         self.stop: Any = None
+        self.settings: Any = None
         self.waiting_bytes_max = 0
 
 
@@ -37,6 +39,7 @@ Test = Callable[[Address, Sent], Any]
 def make_app(sent: Sent) -> Sanic[Any, Any]:
     app = new_app(RESPONSE_TIMEOUT=RESPONSE_TIMEOUT_S)
     app.error_handler = ProblemHandler()
+    sent.settings = app.ctx.settings
 
     @app.get("/slow")
     async def slow(_: Request) -> HTTPResponse:
@@ -144,6 +147,24 @@ def test_a_body_that_does_not_come_is_not_waited_for(lines: bytes) -> None:
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"connection: close" in answer
         assert b"nothing was done" in answer
+
+    protocol_test(test)
+
+
+def test_one_connection_too_many_is_told_what_to_do() -> None:
+    async def test(address: Address, sent: Sent) -> None:
+        sent.settings.connections_max = 0
+        reader, writer = await asyncio.open_connection(*address)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"content-type: application/problem+json" in head
+        assert b"Retry-After: 1" in head
+        assert b"connection: close" in head
+        assert b"content-length: %d" % len(body) in head
+        problem = json.loads(body)
+        assert problem["status"] == 503
+        assert "--connections-max" in problem["detail"]
 
     protocol_test(test)
 

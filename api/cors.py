@@ -21,6 +21,8 @@ def install(app: Sanic[Any, Any], origins: str) -> None:
     allowed = frozenset(origin.strip() for origin in origins.split(",") if origin.strip())
     if not allowed:
         return
+    # Also on answers to others: else a cache would keep those, and give them to allowed pages.
+    varied = {} if allowed == {"*"} else {"Vary": "Origin"}
 
     def headers_for(headers: Header) -> dict[str, str]:
         """What an answer to a request with these headers says."""
@@ -29,10 +31,12 @@ def install(app: Sanic[Any, Any], origins: str) -> None:
             return {
                 "Access-Control-Allow-Origin": origin,
                 "Access-Control-Allow-Credentials": "true",
-                "Vary": "Origin",
+                **varied,
                 **_EXPOSED,
             }
-        return {"Access-Control-Allow-Origin": "*", **_EXPOSED} if "*" in allowed and origin else {}
+        if "*" in allowed and origin:
+            return {"Access-Control-Allow-Origin": "*", **varied, **_EXPOSED}
+        return varied
 
     async def answer_preflight(request: Request) -> HTTPResponse | None:
         if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:

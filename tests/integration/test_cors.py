@@ -33,6 +33,16 @@ def test_only_origins_that_were_named_are_allowed(strict: Playhead) -> None:
     assert "Access-Control-Allow-Origin" not in stranger.headers
 
 
+def test_caches_are_told_that_answers_to_other_origins_differ(strict: Playhead) -> None:
+    """Else one would give a player what it keeps of an answer to someone else."""
+    origins = ("https://stranger.example", PAGE, None)
+    for path in ("/healthz", "/v1/users/none", "/nowhere", "/v1/users/none/movies/none"):
+        for origin in origins:
+            assert strict.get(path, headers={"Origin": origin}).headers["Vary"] == "Origin"
+    assert preflight(strict, PAGE).headers["Vary"] == "Origin"
+    assert preflight(strict, "https://stranger.example").headers["Vary"] == "Origin"
+
+
 def test_by_default_no_other_origin_is_allowed(server: Playhead) -> None:
     assert "Access-Control-Allow-Origin" not in preflight(server, PAGE).headers
     answer = server.get("/healthz", headers={"Origin": PAGE})
@@ -43,3 +53,4 @@ def test_a_star_allows_all_without_cookies(twofold: Playhead) -> None:
     answer = twofold.get("/healthz", headers={"Origin": PAGE})
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert "Vary" not in answer.headers

@@ -296,6 +296,7 @@ def test_pages_of_other_origins_are_told_what_handlers_tell_them(
         answer = await exchanged(address, [request, LAST], END)
         is_allowed = origin is not None and (allowed == "*" or origin.decode() == allowed)
         assert (b"Access-Control-Allow-Origin" in answer) == is_allowed
+        assert answer.count(b"Vary: Origin") == (0 if allowed == "*" else 2)
         with by_handlers():
             assert answer == await exchanged(address, [request, LAST], END)
         assert len(taken) == 1

@@ -112,7 +112,7 @@ def _problem_of(request: Request, exception: Exception) -> ProblemError:
         case ProblemError():
             return exception
         case NoAnswerError():
-            return unavailable(f"{exception}. Send it again; with ids or a key it counts once")
+            return unavailable(f"{exception}. {_what_to_do(request)}")
         case NotFound():
             return not_found(f"There is nothing at {request.path}; see /docs for what there is")
         case MethodNotAllowed():
@@ -142,6 +142,13 @@ def _problem_of(request: Request, exception: Exception) -> ProblemError:
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "A fault of playhead's own; its log has the details. What became of this is unknown",
     )
+
+
+def _what_to_do(request: Request) -> str:
+    """About a request that a shard did not answer."""
+    if request.method in ("GET", "HEAD"):
+        return "Ask again in a moment"
+    return "Send it again; with ids or a key it counts once"
 
 
 def _methods_of(request: Request) -> Iterator[str]:

@@ -325,6 +325,26 @@ def test_a_failure_is_answered_as_by_a_handler(taken: list[bytes], reply: Any, s
     with_slow_shard(check)
 
 
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (post(HEARTBEAT), b"Send it again; with ids"),
+        (get(b"/v1/users/ana/movies/film"), b"Ask again in a moment"),
+        (get(b"/v1/users/ana/movies/film", b"X-Tab: a\tb"), b"Ask again in a moment"),
+        (get(b"/readyz"), b"Ask again in a moment"),
+    ],
+)
+def test_where_no_shard_answers_it_is_said_what_to_do(request_: bytes, said: bytes) -> None:
+    async def check(shard: SlowShard, address: Address) -> None:
+        shard.reply = ShardsUnavailableError({0: "gone"})
+        shard.gate.set()
+        answer = await exchanged(address, [request_, LAST], END)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert said in answer
+
+    with_slow_shard(check)
+
+
 @pytest.mark.parametrize("path", [b"/healthz", b"/v1/users/ana/movies/film", b"/docs", b"/none"])
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
 @pytest.mark.parametrize(

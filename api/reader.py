@@ -50,6 +50,11 @@ class StrictReader(Http):
         if self.request.method == "HEAD" and may_be_head(self.request):
             self.request.method = "GET"
 
+    async def http1_response_header(self, data: bytes, end_stream: bool) -> None:
+        if self.protocol.signal.stopped:
+            self.keep_alive = False
+        await super().http1_response_header(data, end_stream)
+
     async def read(self) -> bytes | None:
         if self.request_body == "chunked" and not self.request_bytes_left:
             await self._check_chunk()

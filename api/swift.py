@@ -33,6 +33,8 @@ CHECKED_AGAIN_S = 0.1
 HEADERS_MAX = 32
 
 _BLANK_LINE = b"\r\n\r\n"
+#: What an answer says of its connection, and what the last one says instead.
+_LAST = (b"connection: keep-alive\r\n", b"connection: close\r\n")
 _FIRST_LINE = re.compile(rb"(GET|POST|PUT|DELETE) (/[!-~]*) HTTP/1\.1")
 #: Lines that nobody reads in another way: words of ASCII, single spaces between them.
 _LINES = re.compile(rb"(?:\r\n[A-Za-z0-9-]+: [!-~]+(?: [!-~]+)*)*")
@@ -292,9 +294,11 @@ class SwiftProtocol(BoundedProtocol):
         http = self.http
         if http is None or self.transport.is_closing():
             return
+        if self.signal.stopped and keep_alive:
+            keep_alive, encoded = False, encoded.replace(*_LAST, 1)
         self.transport.write(encoded)
         self._time, http.stage = time.monotonic(), Stage.IDLE
-        if self.signal.stopped or not keep_alive:
+        if not keep_alive:
             self.close()
         elif self._held:
             held, self._held = self._held, b""

@@ -107,6 +107,20 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return first_lines
 
 
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, asyncio.Future[Any]]]:
+    """Gets the connection of each request that goes without a handler, and its reply."""
+    noted: list[tuple[Any, asyncio.Future[Any]]] = []
+
+    def note(self: SwiftProtocol, directly: Any, reply: asyncio.Future[Any]) -> None:
+        noted.append((self, reply))
+        wait(self, directly, reply)
+
+    wait = SwiftProtocol._wait
+    monkeypatch.setattr(SwiftProtocol, "_wait", note)
+    return noted
+
+
 @pytest.mark.parametrize(
     ("request_", "is_direct"),
     [
@@ -389,6 +403,23 @@ def test_a_body_that_nobody_wants_is_none_for_sanic(
     assert not for_sanic
 
 
+def test_the_last_answer_before_a_stop_says_so(
+    waiting: list[tuple[Any, asyncio.Future[Any]]],
+) -> None:
+    async def check(shard: SlowShard, address: Address) -> None:
+        _transport, client = await _asked(address)
+        await asyncio.sleep(0.05)
+        ((protocol, _),) = waiting
+        protocol.signal.stopped = True
+        shard.gate.set()
+        await client.closed()
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in client.received
+        assert b"keep-alive" not in client.received
+
+    with_slow_shard(check)
+
+
 def test_past_the_bound_of_the_queue_a_heartbeat_is_refused(taken: list[bytes]) -> None:
     async def check(shard: SlowShard, address: Address) -> None:
         first = asyncio.create_task(exchanged(address, [post(HEARTBEAT)], b"}"))
@@ -415,17 +446,9 @@ def test_a_shard_that_takes_too_long_is_waited_for_no_longer(taken: list[bytes])
 
 
 def test_an_answer_at_the_last_moment_leaves_the_connection_its_timers(
-    monkeypatch: pytest.MonkeyPatch,
+    waiting: list[tuple[Any, asyncio.Future[Any]]],
 ) -> None:
     """What had been answered could not be cancelled, and no time was taken from then on."""
-    waiting: list[tuple[Any, asyncio.Future[Any]]] = []
-    wait = SwiftProtocol._wait
-
-    def note(self: SwiftProtocol, directly: Any, reply: asyncio.Future[Any]) -> None:
-        waiting.append((self, reply))
-        wait(self, directly, reply)
-
-    monkeypatch.setattr(SwiftProtocol, "_wait", note)
 
     async def check(_shard: SlowShard, address: Address) -> None:
         _transport, client = await _asked(address)

@@ -195,6 +195,7 @@ def test_what_has_begun_when_the_server_stops_is_answered(first_bytes: int) -> N
         answers = await reader.read()
         writer.close()
         assert answers.count(b"took 100") == 1
+        assert b"connection: close" in answers
 
     protocol_test(test)
 

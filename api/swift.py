@@ -317,7 +317,7 @@ def read_headers(lines: bytes) -> PlainHeaders | None:
     if (
         _UNUSUAL & headers.keys()
         or any(value.lower() != "keep-alive" for value in headers.getall("connection", []))
-        or len(headers.getall("host", [])) != 1
+        or len(headers.getall("host", [])) > 1
         or len(lengths) > 1
         or not _LENGTH.fullmatch(lengths[0])
     ):

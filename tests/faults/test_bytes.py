@@ -135,7 +135,7 @@ def contents_of(folder: Path) -> Contents:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "LOCK"
+        if path.is_file() and not path.name.endswith("LOCK")
     }
 
 

@@ -34,7 +34,7 @@ def install(app: Sanic[Any, Any], origins: str) -> None:
                 **varied,
                 **_EXPOSED,
             }
-        if "*" in allowed and origin:
+        if "*" in allowed:
             return {"Access-Control-Allow-Origin": "*", **varied, **_EXPOSED}
         return varied
 

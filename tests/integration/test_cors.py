@@ -50,7 +50,8 @@ def test_by_default_no_other_origin_is_allowed(server: Playhead) -> None:
 
 
 def test_a_star_allows_all_without_cookies(twofold: Playhead) -> None:
-    answer = twofold.get("/healthz", headers={"Origin": PAGE})
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    assert "Access-Control-Allow-Credentials" not in answer.headers
-    assert "Vary" not in answer.headers
+    for headers in ({"Origin": PAGE}, {}):  # as a cache may give either the answer to the other
+        answer = twofold.get("/healthz", headers=headers)
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+        assert "Vary" not in answer.headers

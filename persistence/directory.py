@@ -196,19 +196,16 @@ def _check_folders(path: Path, manifest: Manifest) -> None:
 
 
 def _compare(path: Path, manifest: Manifest, rules: dict[str, Any]) -> None:
-    if manifest.rules != rules:
-        wanted = ", ".join(
-            f"{name} is {manifest.rules.get(name)!r}, asked for {value!r}"
-            for name, value in rules.items()
-            if manifest.rules.get(name) != value
-        )
-        flags = [
-            f"--{name.replace('_', '-')} {value}"
-            for name, value in rules.items()
-            if manifest.rules.get(name) != value
-        ]
-        rebuild = " ".join(["playhead rebuild", *flags, "--data-dir", shlex.quote(str(path))])
-        raise SettingsMismatchError(
-            f"{path} was made with other rules ({wanted}). Start with those rules, "
-            f"or run `{rebuild}` to recompute everything from the stored events"
-        )
+    if manifest.rules == rules:
+        return
+    changed = {n: value for n, value in rules.items() if manifest.rules.get(n) != value}
+    wanted = ", ".join(
+        f"{name} is {manifest.rules.get(name)!r}, asked for {value!r}"
+        for name, value in changed.items()
+    )
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
+    rebuild = " ".join(["playhead rebuild", *flags, "--data-dir", shlex.quote(str(path))])
+    raise SettingsMismatchError(
+        f"{path} was made with other rules ({wanted}). Start with those rules, "
+        f"or run `{rebuild}` to recompute everything from the stored events"
+    )

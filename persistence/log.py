@@ -233,7 +233,7 @@ def drop_before(folder: Path, sequence: int) -> None:
 def drop_broken_tails(folder: Path, up_to: int) -> None:
     """Removes what `replay` set aside of segments that begin with the record `up_to`, or before."""
     for path in broken_tails(folder):
-        if int(path.name.partition(".")[0]) <= up_to:
+        if path.name.partition(".")[0] <= f"{up_to:020}":
             path.unlink()
     sync_folder(folder)
 
